@@ -1,0 +1,228 @@
+package overlay
+
+import (
+	"errors"
+	"time"
+)
+
+// Errors of a Store.
+var (
+	// ErrStoreFailed: a commit failed; the store serves reads only until the
+	// process opens it anew. Every later Commit returns it.
+	ErrStoreFailed = errors.New("the store failed and is read-only until a restart")
+	// ErrStoreClosed: used after Close.
+	ErrStoreClosed = errors.New("the store is closed")
+)
+
+// Day is an expiry day: full days from the Unix epoch to a record's expiry, in
+// UTC. Records are kept by it so that expiry drops whole ranges.
+type Day uint32
+
+// DayMillis is the length of a Day in milliseconds.
+const DayMillis = 24 * 60 * 60 * 1000
+
+// DayOf returns the day of an expiry in Unix milliseconds.
+func DayOf(expires uint64) Day { return Day(expires / DayMillis) }
+
+// Ref names a record for a lookup. A caller that knows the expiry day saves
+// the search through all of them.
+type Ref struct {
+	ID  RecordID
+	Day Day // 0: unknown
+}
+
+// Via says how a record came to this pillar.
+type Via uint8
+
+// How a record came.
+const (
+	ViaSubmit Via = iota + 1
+	ViaFollow
+	ViaAudit
+	ViaBundle
+)
+
+// String returns the word of contract.md.
+func (v Via) String() string {
+	switch v {
+	case ViaSubmit:
+		return "submit"
+	case ViaFollow:
+		return "follow"
+	case ViaAudit:
+		return "audit"
+	case ViaBundle:
+		return "bundle"
+	default:
+		return "unknown"
+	}
+}
+
+// MaxDots is how many places in logs are kept for one record.
+const MaxDots = 16
+
+// StoredRecord is a record as a Store keeps it.
+type StoredRecord struct {
+	ID       RecordID
+	Local    uint64    // local commit sequence, from 1, ascending; good only at this pillar
+	Created  uint64    // Unix ms, from the record
+	Expires  uint64    // Unix ms, from the record
+	Received time.Time // millisecond precision
+	Via      Via
+	Dots     []Dot  // first one first; at most MaxDots; empty if it came by no log
+	Raw      []byte // the record's bytes as received; valid until the callback returns
+}
+
+// Arrival is a record to be stored: new, or known and now seen at one more
+// place in a log.
+type Arrival struct {
+	ID      RecordID
+	Created uint64  // Unix milliseconds
+	Expires uint64  // Unix milliseconds
+	Raw     []byte  // [payload, signature]; not kept after Commit returns
+	Boxes   []BoxID // where to file it
+	Dot     Dot     // zero if it came by no log
+	Via     Via
+}
+
+// Why says why a log entry has no body.
+type Why uint8
+
+// Reasons for a bodiless entry.
+const (
+	WhyNone    Why = iota // it has one
+	WhyExpired            // its life was over
+	WhyTrimmed            // its holder trimmed it
+	WhyVoid               // its bytes are no valid record
+)
+
+// LogEntry is one place of a log.
+type LogEntry struct {
+	Expires uint64 // Unix milliseconds
+	ID      RecordID
+	Why     Why
+}
+
+// LogAppend is a run of entries to write to one log.
+type LogAppend struct {
+	Log     LogID
+	From    uint64 // sequence of Entries[0]
+	Entries []LogEntry
+}
+
+// Value is a small opaque value; nil data deletes the key. Keys are at most 64
+// bytes, values at most 64 KiB; the first bytes of a key name its owner,
+// e.g. "head/".
+type Value struct {
+	Key  string
+	Data []byte
+}
+
+// Commit is what one group commit writes, all or nothing.
+type Commit struct {
+	Time    time.Time // becomes StoredRecord.Received
+	Records []Arrival // no ID twice
+	Logs    []LogAppend
+	DropLog []LogID // logs whose entries are all removed
+	Values  []Value
+}
+
+// Committed is what a Store says of a Commit.
+type Committed struct {
+	// Local[i] is the local commit sequence of Records[i]: a fresh one, higher
+	// than all before it, if New[i], else the one it got when it first came.
+	Local []uint64
+	// New[i]: Records[i] was not stored before. If false, only its Dot was
+	// added: bytes, boxes, Received and Via stay what they were.
+	New []bool
+}
+
+// Store keeps a pillar's records, logs and small values. It is safe for
+// concurrent use; commits are made one after the other. The real one is
+// store.Pebble, its twin in memory store.Memory; both pass storetest.
+//
+// A Store knows nothing of signatures, clocks or policy: what it is given is
+// verified, and what is hidden because its life is over is its caller's doing.
+type Store interface {
+	// Commit writes c atomically and returns when it is durable: one batch,
+	// one fsync. After an error nothing of c may be relied upon and the store
+	// takes no more commits.
+	Commit(c *Commit) (Committed, error)
+	// View returns a consistent snapshot of everything committed so far. It
+	// must be closed; many may be open, none for longer than one request.
+	View() View
+	// Drop removes every record, box entry and dot whose expiry day is before
+	// day, as a range: the cost does not depend on how many there are.
+	// Log entries stay; Commit.DropLog removes them.
+	Drop(before Day) error
+	// Stats returns sizes and counts, cheaply enough for every request.
+	Stats() StoreStats
+	// Close waits for a running commit and releases the files.
+	Close() error
+}
+
+// View is a snapshot of a Store. Callbacks return false to stop; slices they
+// are given are valid until they return. A View is used by one goroutine.
+type View interface {
+	// Get calls fn for every ref that is stored, in the order of refs; i is its
+	// index there.
+	Get(refs []Ref, fn func(i int, r StoredRecord) bool) error
+	// Has is Get without bytes: has[i] is set if refs[i] is stored.
+	Has(refs []Ref) (has []bool, err error)
+	// Log calls fn for the entries of log from sequence from on, ascending.
+	Log(log LogID, from uint64, fn func(seq uint64, e LogEntry) bool) error
+	// Box calls fn for the records of box with a local sequence in (after, to],
+	// ascending, over all expiry days from minDay on. Raw is set only if
+	// bodies.
+	Box(box BoxID, after, to uint64, minDay Day, bodies bool, fn func(r BoxEntry) bool) error
+	// Records calls fn for every record with an expiry day from minDay on, by
+	// (day, ID), without bytes.
+	Records(minDay Day, fn func(day Day, r StoredRecord) bool) error
+	// Values calls fn for every value whose key starts with prefix, ascending.
+	Values(prefix string, fn func(key string, data []byte) bool) error
+	// LastLocal is the newest local commit sequence in the snapshot.
+	LastLocal() uint64
+	Close() error
+}
+
+// BoxEntry is a record's place in a box.
+type BoxEntry struct {
+	Local   uint64
+	ID      RecordID
+	Created uint64 // Unix ms; with Expires, so that tallies need no bodies
+	Expires uint64 // Unix ms
+	Dot     Dot    // its first
+	Raw     []byte // if asked for
+}
+
+// StoreStats are a store's sizes. All approximate but never negative.
+type StoreStats struct {
+	Records   uint64 // stored and not dropped
+	Bytes     uint64 // on disk
+	LastLocal uint64
+	Failed    error // why commits are refused; nil while they are taken
+}
+
+// Table is a node's disk: an ordered map of small binary keys and values with
+// atomic durable batches. The real one is store.PebbleTable, its twin in memory
+// store.MemoryTable; both pass storetest.
+type Table interface {
+	// Apply writes all of ws, in order, atomically, and returns when they are
+	// durable. A Write with nil Data deletes. After an error the table takes no
+	// more writes.
+	Apply(ws []Write) error
+	// Get returns a copy of the value of key; nil if there is none.
+	Get(key []byte) ([]byte, error)
+	// Scan calls fn for every key with prefix that is greater than after (nil:
+	// from the first), ascending, until fn returns false. The slices are valid
+	// until fn returns.
+	Scan(prefix, after []byte, fn func(key, data []byte) bool) error
+	// Close releases the files.
+	Close() error
+}
+
+// Write is one change of a Table.
+type Write struct {
+	Key  []byte
+	Data []byte // nil: delete
+}
