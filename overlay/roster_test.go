@@ -1,0 +1,143 @@
+package overlay_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+func TestRoster(t *testing.T) {
+	n := newTestNetwork(t)
+	now := millis(testNow)
+	key := identity.NewPillarKey()
+	roster := overlay.NewRoster(overlay.NewVerifier(n.id))
+	var told int
+	roster.Watch(func(added []*overlay.Record) { told += len(added) })
+
+	old := n.pillarRecord(key, now-1000, nil)
+	added, err := roster.Add(now, false, old.Raw)
+	if err != nil || len(added) != 1 || !roster.Admitted(key.ID(), now) || roster.Living(now) != 1 {
+		t.Fatalf("a new pillar: added %d, admitted %v, %v", len(added), roster.Admitted(key.ID(), now), err)
+	}
+	if added, err := roster.Add(now, false, old.Raw); err != nil || len(added) != 0 {
+		t.Errorf("the same record again: added %d, %v", len(added), err)
+	}
+	newer := n.pillarRecord(key, now, nil)
+	if added, _ := roster.Add(now, false, newer.Raw, old.Raw); len(added) != 1 || added[0].ID != newer.ID {
+		t.Errorf("a newer and an older record: added %d", len(added))
+	}
+	if got := roster.Get(newer.ID); !bytes.Equal(got, newer.Raw) {
+		t.Error("Get does not find the newest record")
+	}
+	if roster.Get(old.ID) != nil {
+		t.Error("Get finds a record that was replaced")
+	}
+	if told != 2 {
+		t.Errorf("watchers were told of %d records, want 2", told)
+	}
+}
+
+func TestRosterAuthority(t *testing.T) {
+	n := newTestNetwork(t)
+	now := millis(testNow)
+	stranger := newTestNetwork(t)
+	fresh := func() *overlay.Roster { return overlay.NewRoster(overlay.NewVerifier(n.id)) }
+
+	t.Run("expired records are addresses, not authority", func(t *testing.T) {
+		r, key := fresh(), identity.NewPillarKey()
+		rec := n.pillarRecord(key, now-15*overlay.DayMillis, nil)
+		if added, err := r.Add(now, false, rec.Raw); err != nil || len(added) != 1 {
+			t.Fatalf("added %d, %v", len(added), err)
+		}
+		if e, ok := r.Lookup(key.ID()); !ok || len(e.DialAddrs()) != 1 || r.Admitted(key.ID(), now) || r.Living(now) != 0 {
+			t.Error("an expired record is lost, or counts")
+		}
+	})
+	t.Run("an admission that ended is none", func(t *testing.T) {
+		r, key := fresh(), identity.NewPillarKey()
+		rec := n.pillarRecord(key, now-1000, func(i *overlay.PillarInfo, _ *overlay.Draft) {
+			i.Admission = n.key.Admit(key.ID(), 1, now-1)
+		})
+		r.Add(now, false, rec.Raw)
+		if r.Admitted(key.ID(), now) {
+			t.Error("admitted")
+		}
+	})
+	t.Run("admissions by another network or for another pillar are refused", func(t *testing.T) {
+		r, key := fresh(), identity.NewPillarKey()
+		for _, adm := range []identity.Admission{
+			stranger.key.Admit(key.ID(), now, now+overlay.DayMillis),
+			n.key.Admit(identity.NewPillarKey().ID(), now, now+overlay.DayMillis),
+		} {
+			rec := n.pillarRecord(key, now, func(i *overlay.PillarInfo, _ *overlay.Draft) { i.Admission = adm })
+			if added, err := r.Add(now, false, rec.Raw); len(added) != 0 || overlay.CodeOf(err) != overlay.CodeNotAdmitted {
+				t.Errorf("added %d, %v", len(added), err)
+			}
+		}
+	})
+	t.Run("a revocation beats serials up to its own, in either order", func(t *testing.T) {
+		for _, revokedFirst := range []bool{true, false} {
+			r, key := fresh(), identity.NewPillarKey()
+			rec, rev := n.pillarRecord(key, now, nil), n.revocation(key.ID(), now, now)
+			if revokedFirst {
+				r.Add(now, false, rev.Raw, rec.Raw)
+			} else {
+				r.Add(now, false, rec.Raw, rev.Raw)
+			}
+			if r.Admitted(key.ID(), now) || !r.Revoked(key.ID(), now) || r.Revoked(key.ID(), now+1) {
+				t.Error("the revocation does not count, or counts too much")
+			}
+			again := n.pillarRecord(key, now+1, nil)
+			if r.Add(now+1, false, again.Raw); !r.Admitted(key.ID(), now+1) {
+				t.Error("a later admission does not count")
+			}
+			if got := len(r.Records()); got != 2 {
+				t.Errorf("%d records, want a pillar and a revocation", got)
+			}
+		}
+	})
+	t.Run("a pillar that left is none", func(t *testing.T) {
+		r, key := fresh(), identity.NewPillarKey()
+		rec := n.pillarRecord(key, now, func(i *overlay.PillarInfo, _ *overlay.Draft) { i.Left = true })
+		r.Add(now, false, rec.Raw)
+		if r.Admitted(key.ID(), now) {
+			t.Error("admitted")
+		}
+	})
+	t.Run("other kinds and garbage do not belong there", func(t *testing.T) {
+		r, key := fresh(), identity.NewPillarKey()
+		rec := n.pillarRecord(key, now, nil)
+		bad := bytes.Clone(rec.Raw)
+		bad[len(bad)-1] ^= 1
+		added, err := r.Add(now, false, []byte("garbage"), bad, rec.Raw)
+		if len(added) != 1 || err == nil {
+			t.Errorf("added %d, %v: a bad record must not touch its neighbours, nor go unnoticed", len(added), err)
+		}
+	})
+}
+
+// TestRosterPrivateAddrs: private addresses are dialled only if the record was
+// learned over such a connection.
+func TestRosterPrivateAddrs(t *testing.T) {
+	n := newTestNetwork(t)
+	now := millis(testNow)
+	key := identity.NewPillarKey()
+	rec := n.pillarRecord(key, now, func(i *overlay.PillarInfo, _ *overlay.Draft) {
+		for _, a := range []string{"/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/ip6/fe80::1/tcp/1", "/ip4/0.0.0.0/tcp/1"} {
+			i.Addrs = append(i.Addrs, multiaddr.StringCast(a))
+		}
+	})
+	roster := overlay.NewRoster(overlay.NewVerifier(n.id))
+	roster.Add(now, false, rec.Raw)
+	if e, _ := roster.Lookup(key.ID()); len(e.DialAddrs()) != 1 {
+		t.Errorf("learned from afar: %v may be dialled", e.DialAddrs())
+	}
+	roster.Add(now, true, rec.Raw)
+	if e, _ := roster.Lookup(key.ID()); len(e.DialAddrs()) != 6 {
+		t.Errorf("learned nearby: only %v may be dialled", e.DialAddrs())
+	}
+}
