@@ -1,0 +1,244 @@
+// Package memnet is a network in memory: hosts that implement overlay.Links,
+// overlay.Packets and overlay.Peers like relay.Host does, without sockets. It
+// is for tests. Everything that waits is a channel, a condition or a timer, so
+// it works inside a testing/synctest bubble, in virtual time; Network and
+// hosts must be made inside the bubble then.
+//
+//	n := memnet.New(memnet.WithLatency(20 * time.Millisecond))
+//	a, b := n.Host(idA, ""), n.Host(idB, "/ip4/10.0.0.2/tcp/4001")
+//	b.Handle(proto, serve)
+//	err := a.Connect(ctx, b.Self(), b.Addrs())
+//	…
+//	n.Cut(a.Self(), b.Self())
+//
+// It does not imitate NATs, relays or bandwidth.
+package memnet
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// Defaults of New.
+const (
+	// DefaultBuffer is how many bytes fit between a stream's writer and reader.
+	DefaultBuffer = 256 << 10
+	// packetQueue is how many packets wait at a receiver; more are dropped.
+	packetQueue = 1024
+)
+
+// Network connects hosts.
+type Network struct {
+	buffer      int
+	latency     time.Duration
+	loss        float64
+	jitter      time.Duration
+	dialTimeout time.Duration
+
+	mu    sync.Mutex
+	rng   *rand.Rand        // guarded by mu
+	hosts map[peer.ID]*Host // guarded by mu; open hosts only
+	addrs map[string]*Host  // guarded by mu; by the address's bytes
+	cuts  map[pair]struct{} // guarded by mu
+	conns map[pair]*conn    // guarded by mu; open ones
+	next  uint32            // guarded by mu; the next address given out
+}
+
+// pair is two peers, the smaller ID first.
+type pair struct{ a, b peer.ID }
+
+func pairOf(a, b peer.ID) pair {
+	if b < a {
+		a, b = b, a
+	}
+	return pair{a, b}
+}
+
+// Option changes how a Network behaves.
+type Option func(*Network)
+
+// WithLatency makes bytes and packets arrive d after they were sent; opening a
+// connection takes 2d. Default 0.
+func WithLatency(d time.Duration) Option { return func(n *Network) { n.latency = d } }
+
+// WithPacketLoss drops packets with probability p, and delays each by a random
+// time below jitter besides the latency, without changing their order. The
+// same seed gives the same decisions.
+func WithPacketLoss(p float64, jitter time.Duration, seed uint64) Option {
+	return func(n *Network) {
+		n.loss, n.jitter = p, jitter
+		n.rng = rand.New(rand.NewPCG(seed, seed))
+	}
+}
+
+// WithBuffer sets how many bytes of a stream are in flight at most in each
+// direction. Default DefaultBuffer.
+func WithBuffer(bytes int) Option { return func(n *Network) { n.buffer = bytes } }
+
+// WithDialTimeout is how long dialling a host beyond a cut takes to fail.
+// Default 0: at once.
+func WithDialTimeout(d time.Duration) Option { return func(n *Network) { n.dialTimeout = d } }
+
+// New returns a network without hosts.
+func New(opts ...Option) *Network {
+	n := &Network{
+		buffer: DefaultBuffer,
+		rng:    rand.New(rand.NewPCG(1, 1)),
+		hosts:  make(map[peer.ID]*Host),
+		addrs:  make(map[string]*Host),
+		cuts:   make(map[pair]struct{}),
+		conns:  make(map[pair]*conn),
+	}
+	for _, o := range opts {
+		o(n)
+	}
+	return n
+}
+
+// Host adds a host that listens at addr, a multiaddr like
+// "/ip4/127.0.0.7/tcp/4001"; with "" it gets an address of its own, with "-"
+// it listens nowhere and can only dial. An ID or address can be used again
+// once its host is closed. It panics if addr is no multiaddr, or the ID or
+// address is in use: a mistake of the test.
+func (n *Network) Host(id peer.ID, addr string) *Host {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if addr == "" {
+		n.next++
+		addr = fmt.Sprintf("/ip4/10.%d.%d.%d/tcp/4001", n.next>>16&255, n.next>>8&255, n.next&255)
+	}
+	if n.hosts[id] != nil {
+		panic(fmt.Sprintf("memnet: host %s exists", id))
+	}
+	h := &Host{
+		net:       n,
+		id:        id,
+		handlers:  make(map[overlay.Protocol]func(overlay.Stream)),
+		known:     make(map[peer.ID][]multiaddr.Multiaddr),
+		conns:     make(map[peer.ID]*conn),
+		done:      make(chan struct{}),
+		packets:   make(chan packet, packetQueue),
+		receivers: make(map[overlay.PacketKind]func(peer.ID, []byte)),
+	}
+	if addr != "-" {
+		a, err := multiaddr.NewMultiaddr(addr)
+		if err != nil {
+			panic(fmt.Sprintf("memnet: address %q: %v", addr, err))
+		}
+		if n.addrs[string(a.Bytes())] != nil {
+			panic(fmt.Sprintf("memnet: address %s is in use", addr))
+		}
+		n.addrs[string(a.Bytes())] = h
+		h.addr = a
+	}
+	n.hosts[id] = h
+	return h
+}
+
+// Cut drops the connections between a and b and lets none be made, nor packets
+// pass, until Heal.
+func (n *Network) Cut(a, b peer.ID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cuts[pairOf(a, b)] = struct{}{}
+	if c := n.conns[pairOf(a, b)]; c != nil {
+		c.dropLocked()
+	}
+}
+
+// Heal undoes Cut.
+func (n *Network) Heal(a, b peer.ID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.cuts, pairOf(a, b))
+}
+
+// Split cuts every connection between hosts of different groups.
+func (n *Network) Split(groups ...[]peer.ID) {
+	n.forPairs(groups, n.Cut)
+}
+
+// Join undoes Split with the same groups.
+func (n *Network) Join(groups ...[]peer.ID) {
+	n.forPairs(groups, n.Heal)
+}
+
+func (n *Network) forPairs(groups [][]peer.ID, do func(a, b peer.ID)) {
+	for i, g := range groups {
+		for _, other := range groups[i+1:] {
+			for _, a := range g {
+				for _, b := range other {
+					do(a, b)
+				}
+			}
+		}
+	}
+}
+
+// conn is a connection between two hosts.
+type conn struct {
+	net    *Network
+	a, b   *Host // a dialled
+	opened time.Time
+	done   chan struct{} // closed when the connection is gone
+
+	mu      sync.Mutex
+	closed  bool                 // guarded by mu
+	streams map[*stream]struct{} // guarded by mu; the opener's ends
+}
+
+// dropLocked ends the connection and all its streams. net.mu is held.
+func (c *conn) dropLocked() {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
+	c.closed = true
+	streams := c.streams
+	c.streams = nil
+	c.mu.Unlock()
+	close(c.done)
+	for s := range streams {
+		s.reset(errReset)
+	}
+	delete(c.net.conns, pairOf(c.a.id, c.b.id))
+	for _, h := range []*Host{c.a, c.b} {
+		p := c.other(h).id
+		delete(h.conns, p)
+		h.table.Remove(p, overlay.PathDirect)
+	}
+}
+
+func (c *conn) other(h *Host) *Host {
+	if c.a == h {
+		return c.b
+	}
+	return c.a
+}
+
+// add keeps s for dropLocked; false if the connection is gone.
+func (c *conn) add(s *stream) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.streams[s] = struct{}{}
+	return true
+}
+
+// forget drops a finished stream, given by either end.
+func (c *conn) forget(s *stream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.streams, s)
+	delete(c.streams, s.other)
+}

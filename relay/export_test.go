@@ -1,0 +1,4 @@
+package relay
+
+// RankDials is rankDials, for its test.
+var RankDials = rankDials

@@ -1,0 +1,458 @@
+package relay_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/overlay/linktest"
+	"github.com/obelisk-network/obelisk/relay"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+const (
+	proto = overlay.Protocol("/relaytest/1")
+	quic  = "/ip4/127.0.0.1/udp/0/quic-v1"
+	tcp   = "/ip4/127.0.0.1/tcp/0"
+	ws    = "/ip4/127.0.0.1/tcp/0/ws"
+)
+
+func newKey(t testing.TB) crypto.PrivKey {
+	t.Helper()
+	k, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// newHost makes a host that does not listen yet.
+func newHost(t testing.TB, cfg relay.Config, listen ...string) *relay.Host {
+	t.Helper()
+	if cfg.Key == nil {
+		cfg.Key = newKey(t)
+	}
+	if cfg.Role == 0 {
+		cfg.Role = relay.RoleNode
+	}
+	var err error
+	if cfg.Listen, err = relay.ParseAddrs(listen); err != nil {
+		t.Fatal(err)
+	}
+	h, err := relay.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Shutdown(); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+	return h
+}
+
+// listening makes a host that accepts connections.
+func listening(t testing.TB, cfg relay.Config, listen ...string) *relay.Host {
+	t.Helper()
+	h := newHost(t, cfg, listen...)
+	if err := h.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func within(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func echo(s overlay.Stream) {
+	if _, err := io.Copy(s, s); err != nil {
+		_ = s.Reset()
+		return
+	}
+	_ = s.Close()
+}
+
+// ask sends text to p's echo and returns the stream's remote address.
+func ask(t testing.TB, h *relay.Host, p peer.ID, text string) multiaddr.Multiaddr {
+	t.Helper()
+	s, err := h.Open(within(t), p, proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(s); err != nil || string(got) != text {
+		t.Fatalf("echo %q, %v", got, err)
+	}
+	return s.Remote()
+}
+
+func TestContract(t *testing.T) {
+	for name, listen := range map[string][]string{"quic": {quic}, "tcp": {tcp}, "websocket": {ws}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			linktest.Run(t, func(t *testing.T) linktest.Host {
+				return listening(t, relay.Config{Role: relay.RolePillar}, listen...)
+			})
+		})
+	}
+}
+
+func TestConfig(t *testing.T) {
+	key := newKey(t)
+	addr := multiaddr.StringCast
+	for name, cfg := range map[string]relay.Config{
+		"no key":            {Role: relay.RoleNode},
+		"no role":           {Key: key},
+		"unknown role":      {Key: key, Role: 9},
+		"home node":         {Key: key, Role: relay.RoleNode, Home: true},
+		"negative peers":    {Key: key, Role: relay.RolePillar, MaxPeers: -1},
+		"negative per IP":   {Key: key, Role: relay.RolePillar, PerIP: -1},
+		"nil address":       {Key: key, Role: relay.RoleNode, Listen: []multiaddr.Multiaddr{nil}},
+		"circuit":           {Key: key, Role: relay.RoleNode, Listen: []multiaddr.Multiaddr{addr("/p2p-circuit")}},
+		"announced with ID": {Key: key, Role: relay.RoleNode, Announce: []multiaddr.Multiaddr{addr("/ip4/1.2.3.4/tcp/1/p2p/12D3KooWQCkBm1BYtkHpocxCwMgR8yjitEeHGx8spzcDLGt2gkBm")}},
+	} {
+		if h, err := relay.New(cfg); !errors.Is(err, relay.ErrConfig) {
+			t.Errorf("%s: %v", name, err)
+			if err == nil {
+				_ = h.Shutdown()
+			}
+		}
+	}
+}
+
+func TestParseAddrs(t *testing.T) {
+	for _, good := range []string{quic, tcp, ws, "/ip6/::/udp/4001/quic-v1", "/dns4/pillar.example.org/tcp/443/wss", "/dns/pillar.example.org/tcp/443/tls/ws"} {
+		if _, err := relay.ParseAddrs([]string{good}); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", "127.0.0.1:4001", "/ip4/127.0.0.1", "/ip4/127.0.0.1/udp/1", "/ip4/127.0.0.1/udp/1/quic", "/ip4/300.0.0.1/tcp/1", "/tcp/1", "/ip4/127.0.0.1/tcp/70000", "/unix/x", "/ip4/127.0.0.1/udp/1/webrtc-direct"} {
+		if _, err := relay.ParseAddrs([]string{bad}); !errors.Is(err, relay.ErrConfig) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func TestAddrs(t *testing.T) {
+	h := newHost(t, relay.Config{}, quic, tcp)
+	if a := h.Addrs(); len(a) != 0 {
+		t.Errorf("before Listen: %v", a)
+	}
+	if err := h.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	addrs := h.Addrs()
+	if len(addrs) != 2 {
+		t.Fatalf("two addresses wanted: %v", addrs)
+	}
+	for _, a := range addrs {
+		for _, code := range []int{multiaddr.P_TCP, multiaddr.P_UDP} {
+			if port, err := a.ValueForProtocol(code); err == nil && port == "0" {
+				t.Errorf("%s: port 0", a)
+			}
+		}
+	}
+	public := multiaddr.StringCast("/dns4/pillar.example.org/tcp/443/wss")
+	h = listening(t, relay.Config{Role: relay.RolePillar, Announce: []multiaddr.Multiaddr{public}}, tcp)
+	if a := h.Addrs(); len(a) != 1 || !a[0].Equal(public) {
+		t.Errorf("announced %v", a)
+	}
+	// The port of h is taken.
+	taken, err := relay.ParseAddrs([]string{addrs[1].String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := relay.New(relay.Config{Key: newKey(t), Role: relay.RoleNode, Listen: taken})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Shutdown()
+	if err := second.Listen(); err == nil {
+		t.Errorf("listened twice on %s", taken)
+	}
+}
+
+func TestDefaultListen(t *testing.T) {
+	h := listening(t, relay.Config{Role: relay.RoleNode})
+	var tcp, udp bool
+	for _, a := range h.Addrs() {
+		_, noTCP := a.ValueForProtocol(multiaddr.P_TCP)
+		_, noUDP := a.ValueForProtocol(multiaddr.P_UDP)
+		tcp, udp = tcp || noTCP == nil, udp || noUDP == nil
+	}
+	if !tcp || !udp {
+		t.Errorf("a node listens on %v", h.Addrs())
+	}
+}
+
+// One port for TCP and WebSocket.
+func TestSharedPort(t *testing.T) {
+	first := listening(t, relay.Config{}, tcp)
+	free := first.Addrs()[0].String()
+	if err := first.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t, relay.Config{Role: relay.RolePillar}, free, free+"/ws")
+	h.Handle(proto, echo)
+	if err := h.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range h.Addrs() {
+		c := newHost(t, relay.Config{}, tcp)
+		if err := c.Connect(within(t), h.Self(), []multiaddr.Multiaddr{a}); err != nil {
+			t.Fatalf("%s: %v", a, err)
+		}
+		ask(t, c, h.Self(), a.String())
+	}
+}
+
+// A dial that failed must not keep the next from being tried.
+func TestConnectAgainAtOnce(t *testing.T) {
+	key := newKey(t)
+	p := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, tcp)
+	addrs := p.Addrs()
+	if err := p.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	c := newHost(t, relay.Config{}, tcp)
+	if err := c.Connect(within(t), p.Self(), addrs); !errors.Is(err, overlay.ErrUnreachable) {
+		t.Fatalf("connect to a pillar that is down: %v", err)
+	}
+	again := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, addrs[0].String())
+	if err := c.Connect(within(t), again.Self(), addrs); err != nil {
+		t.Fatalf("connect to the pillar once it is up: %v", err)
+	}
+}
+
+func TestManyNodesFromLoopback(t *testing.T) {
+	p := newHost(t, relay.Config{Role: relay.RolePillar}, quic, tcp)
+	p.Handle(proto, echo)
+	if err := p.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 40 {
+		listen := []string{quic, tcp}[i%2]
+		n := newHost(t, relay.Config{}, listen)
+		wg.Go(func() {
+			if err := n.Connect(within(t), p.Self(), p.Addrs()); err != nil {
+				t.Errorf("node %d: %v", i, err)
+				return
+			}
+			if err := n.Reserve(within(t), p.Self()); err != nil {
+				t.Errorf("node %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(p.Connected()); n != 40 {
+		t.Errorf("%d nodes connected, want 40", n)
+	}
+}
+
+func TestPeerLimit(t *testing.T) {
+	for name, listen := range map[string]string{"quic": quic, "tcp": tcp} {
+		t.Run(name, func(t *testing.T) {
+			p := listening(t, relay.Config{Role: relay.RoleNode, MaxPeers: 1}, listen)
+			// Room for 2*MaxPeers+32 connections before it refuses.
+			var full int
+			for range 40 {
+				n := newHost(t, relay.Config{}, listen)
+				if err := n.Connect(within(t), p.Self(), p.Addrs()); err != nil {
+					if !errors.Is(err, overlay.ErrFull) || !errors.Is(err, overlay.ErrUnreachable) {
+						t.Fatalf("refused with %v", err)
+					}
+					full++
+					break
+				}
+			}
+			if full == 0 {
+				t.Fatal("nobody was refused")
+			}
+		})
+	}
+}
+
+func TestRTT(t *testing.T) {
+	for name, listen := range map[string]string{"quic": quic, "tcp": tcp} {
+		t.Run(name, func(t *testing.T) {
+			p := listening(t, relay.Config{Role: relay.RolePillar}, listen)
+			c := newHost(t, relay.Config{}, listen)
+			if err := c.Connect(within(t), p.Self(), p.Addrs()); err != nil {
+				t.Fatal(err)
+			}
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for end := time.Now().Add(10 * time.Second); time.Now().Before(end); <-tick.C {
+				if info, _ := c.Info(p.Self()); info.RTT > 0 {
+					if info.RTT > 5*time.Second {
+						t.Errorf("round trip of %v on loopback", info.RTT)
+					}
+					return
+				}
+			}
+			t.Error("no round-trip time")
+		})
+	}
+}
+
+func TestProtect(t *testing.T) {
+	p := newHost(t, relay.Config{Role: relay.RolePillar}, tcp)
+	p.Handle(proto, echo)
+	if err := p.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	c := newHost(t, relay.Config{Role: relay.RolePillar})
+	if err := c.Connect(within(t), p.Self(), p.Addrs()); err != nil {
+		t.Fatal(err)
+	}
+	const many = 400
+	// opened counts the streams, up to many, that work at the same time.
+	opened := func() (n int) {
+		for ; n < many; n++ {
+			s, err := c.Open(within(t), p.Self(), proto)
+			if err != nil {
+				return n
+			}
+			defer s.Reset()
+			_ = s.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if _, err := s.Write([]byte("x")); err != nil {
+				return n
+			}
+			if _, err := io.ReadFull(s, make([]byte, 1)); err != nil {
+				return n
+			}
+		}
+		return n
+	}
+	if n := opened(); n < 100 || n == many {
+		t.Errorf("%d streams of an ordinary peer", n)
+	}
+	for _, on := range []bool{true, false, true} {
+		c.Protect(p.Self(), on)
+		p.Protect(c.Self(), on)
+	}
+	if n := opened(); n < many {
+		t.Errorf("%d streams of a protected peer, want %d", n, many)
+	}
+}
+
+func TestMalformedPackets(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	p := newHost(t, relay.Config{Role: relay.RolePillar, Registerer: reg}, tcp)
+	got := make(chan string, 10)
+	p.Receive(1, func(_ peer.ID, payload []byte) {
+		select {
+		case got <- string(payload):
+		default:
+		}
+	})
+	if err := p.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	c := newHost(t, relay.Config{})
+	if err := c.Connect(within(t), p.Self(), p.Addrs()); err != nil {
+		t.Fatal(err)
+	}
+	for name, frame := range map[string]string{
+		"longer than allowed": "\x01\xff\xff" + strings.Repeat("x", 2000),
+		"one byte too long":   "\x01\x04\x4d" + strings.Repeat("x", 1101),
+	} {
+		s, err := c.Open(within(t), p.Self(), "/obelisk/packet/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_, _ = s.Write([]byte(frame))
+		if _, err := s.Read(make([]byte, 1)); err == nil || err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A second packet stream replaces the first.
+	first, err := c.Open(within(t), p.Self(), "/obelisk/packet/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Write([]byte("\x01\x00\x03one")); err != nil {
+		t.Fatal(err)
+	}
+	if m := <-got; m != "one" {
+		t.Errorf("packet %q", m)
+	}
+	if err := c.Send(p.Self(), 1, []byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	if m := <-got; m != "two" {
+		t.Errorf("packet %q", m)
+	}
+	_ = first.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := first.Read(make([]byte, 1)); err == nil || err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the replaced stream: %v", err)
+	}
+	if n := counter(t, reg, "obelisk_relay_packet_streams_malformed_total"); n != 2 {
+		t.Errorf("%v malformed streams counted, want 2", n)
+	}
+}
+
+// Two hosts of one process share a registerer.
+func TestSharedMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	a := newHost(t, relay.Config{Registerer: reg}, tcp)
+	b := listening(t, relay.Config{Role: relay.RolePillar, Registerer: reg}, tcp)
+	for _, h := range []*relay.Host{a, b} {
+		if err := h.Send(newHost(t, relay.Config{}).Self(), 1, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := counter(t, reg, "obelisk_relay_packets_dropped_total"); n != 2 {
+		t.Errorf("%v dropped packets counted, want 2", n)
+	}
+	if err := a.Connect(within(t), b.Self(), b.Addrs()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// counter sums a counter over its labels.
+func counter(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
