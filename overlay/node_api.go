@@ -74,6 +74,8 @@ type OutMessage struct {
 	DevicesMissing []identity.DeviceID `json:"devices_missing"`
 	Recipients     []RecipientState    `json:"recipients"`
 	Text           *string             `json:"text,omitempty"`
+	// Order is its place in the outbox, ascending; pages go on after it.
+	Order uint64 `json:"order"`
 }
 
 // RecipientState is what became of a message at one account.

@@ -7,8 +7,9 @@ import (
 
 // Errors of a Store.
 var (
-	// ErrStoreFailed: a commit failed; the store serves reads only until the
-	// process opens it anew. Every later Commit returns it.
+	// ErrStoreFailed: the disk refused a write; the store serves reads only
+	// until the process is restarted. Every later Commit, Drop and Apply returns
+	// it, wrapped together with the cause.
 	ErrStoreFailed = errors.New("the store failed and is read-only until a restart")
 	// ErrStoreClosed: used after Close.
 	ErrStoreClosed = errors.New("the store is closed")
@@ -123,8 +124,8 @@ type Commit struct {
 	Time    time.Time // becomes StoredRecord.Received
 	Records []Arrival // no ID twice
 	Logs    []LogAppend
-	DropLog []LogID // logs whose entries are all removed
-	Values  []Value
+	DropLog []LogID // logs whose entries are all removed, before Logs are written
+	Values  []Value // in order: of two with one key the later counts
 }
 
 // Committed is what a Store says of a Commit.
@@ -145,24 +146,31 @@ type Committed struct {
 // verified, and what is hidden because its life is over is its caller's doing.
 type Store interface {
 	// Commit writes c atomically and returns when it is durable: one batch,
-	// one fsync. After an error nothing of c may be relied upon and the store
-	// takes no more commits.
+	// one fsync. It keeps nothing of c. After ErrStoreFailed c may or may not be
+	// there after a restart, no view shows it, and the store takes no more
+	// commits. Any other error is the caller's (a record twice, a value too
+	// large) or a failed read: nothing was written and the store goes on.
 	Commit(c *Commit) (Committed, error)
-	// View returns a consistent snapshot of everything committed so far. It
-	// must be closed; many may be open, none for longer than one request.
+	// View returns a consistent snapshot of everything committed so far, and
+	// only of what is durable; it waits for no running commit. It must be
+	// closed; many may be open, none for longer than one request.
 	View() View
 	// Drop removes every record, box entry and dot whose expiry day is before
 	// day, as a range: the cost does not depend on how many there are.
-	// Log entries stay; Commit.DropLog removes them.
+	// Log entries stay; Commit.DropLog removes them. A record that was dropped
+	// and is committed again is new.
 	Drop(before Day) error
 	// Stats returns sizes and counts, cheaply enough for every request.
 	Stats() StoreStats
-	// Close waits for a running commit and releases the files.
+	// Close waits for running commits and reads and releases the files; it must
+	// not be called from a callback. A second Close does nothing. After it,
+	// everything returns ErrStoreClosed, views still open included.
 	Close() error
 }
 
 // View is a snapshot of a Store. Callbacks return false to stop; slices they
-// are given are valid until they return. A View is used by one goroutine.
+// are given are valid until they return, and are not to be changed. A View is
+// used by one goroutine; callbacks may read from it again.
 type View interface {
 	// Get calls fn for every ref that is stored, in the order of refs; i is its
 	// index there.
@@ -191,14 +199,14 @@ type BoxEntry struct {
 	ID      RecordID
 	Created uint64 // Unix ms; with Expires, so that tallies need no bodies
 	Expires uint64 // Unix ms
-	Dot     Dot    // its first
+	Dot     Dot    // the one it came by; zero if it came by no log, even if it was seen in one later
 	Raw     []byte // if asked for
 }
 
-// StoreStats are a store's sizes. All approximate but never negative.
+// StoreStats are a store's sizes.
 type StoreStats struct {
-	Records   uint64 // stored and not dropped
-	Bytes     uint64 // on disk
+	Records   uint64 // stored and not dropped, exactly
+	Bytes     uint64 // on disk, as of about a second ago
 	LastLocal uint64
 	Failed    error // why commits are refused; nil while they are taken
 }
@@ -208,21 +216,23 @@ type StoreStats struct {
 // store.MemoryTable; both pass storetest.
 type Table interface {
 	// Apply writes all of ws, in order, atomically, and returns when they are
-	// durable. A Write with nil Data deletes. After an error the table takes no
-	// more writes.
+	// durable; it keeps nothing of ws. A Write with nil Data deletes. After
+	// ErrStoreFailed ws may or may not be there after a restart and the table
+	// takes no more writes.
 	Apply(ws []Write) error
 	// Get returns a copy of the value of key; nil if there is none.
 	Get(key []byte) ([]byte, error)
 	// Scan calls fn for every key with prefix that is greater than after (nil:
 	// from the first), ascending, until fn returns false. The slices are valid
-	// until fn returns.
+	// until fn returns. It sees one state; fn may call Apply.
 	Scan(prefix, after []byte, fn func(key, data []byte) bool) error
-	// Close releases the files.
+	// Close waits for what runs and releases the files. After it, everything
+	// returns ErrStoreClosed.
 	Close() error
 }
 
 // Write is one change of a Table.
 type Write struct {
 	Key  []byte
-	Data []byte // nil: delete
+	Data []byte // nil: delete; empty is a value
 }

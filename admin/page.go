@@ -1,0 +1,46 @@
+package admin
+
+import (
+	"bytes"
+	"html/template"
+	"net/http"
+)
+
+// The pages say what answers here and where to look; they load nothing and run
+// no script.
+const pageFrame = `<!doctype html><html lang="en"><meta charset="utf-8"><title>Obelisk {{.Role}}</title>
+<h1>Obelisk {{.Role}}</h1>`
+
+type nodePageData struct{ Role, Account string }
+
+func parsePage(name, body string) *template.Template {
+	return template.Must(template.New(name).Parse(pageFrame + body))
+}
+
+const pillarPage = `<p>{{.ID}} of network {{.Network}}, version {{.Version}}</p>
+<ul>
+<li><a href="/v1/status">/v1/status</a>: what this pillar holds and whom it sees</li>
+<li><a href="/v1/pillars">/v1/pillars</a>: the other pillars</li>
+<li><a href="/v1/nodes">/v1/nodes</a>: accounts and devices</li>
+<li><a href="/readyz">/readyz</a>, <a href="/healthz">/healthz</a>: should it get work; is it alive</li>
+<li><a href="/metrics">/metrics</a>: for Prometheus; <a href="/debug/pprof/">/debug/pprof/</a>: profiles</li>
+</ul></html>
+`
+
+const nodePageText = `<p>{{.Account}}</p>
+<ul>
+<li><a href="/v1/status">/v1/status</a></li>
+<li><a href="/v1/messages?direction=in">/v1/messages?direction=in</a>, <a href="/v1/messages?direction=out">out</a></li>
+<li><a href="/v1/contacts">/v1/contacts</a>, <a href="/v1/nodes">/v1/nodes</a>, <a href="/v1/pillars">/v1/pillars</a></li>
+</ul></html>
+`
+
+func writePage(w http.ResponseWriter, body string, data any) error {
+	var b bytes.Buffer
+	if err := parsePage("page", body).Execute(&b, data); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_, _ = w.Write(b.Bytes())
+	return nil
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func newPillars(a *app) *cobra.Command {
+	var t target
+	return t.register(&cobra.Command{
+		Use: "pillars", Short: "List the pillars that a node knows, or the other pillars of a pillar", Args: cobra.NoArgs,
+		RunE: a.act(func(cmd *cobra.Command, _ []string) error {
+			r, err := t.find("")
+			if err != nil {
+				return err
+			}
+			if r.node != nil {
+				list, err := r.node.Pillars(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if t.json {
+					return printJSON(a.out, list)
+				}
+				w := newTable(a.out, "PILLAR", "NAME", "STATE", "USE", "PATH", "RTT", "ADDRESSES")
+				for _, p := range list {
+					use := "-"
+					switch {
+					case p.Active:
+						use = "active"
+					case p.Standby:
+						use = "standby"
+					}
+					w.row(p.ID.String(), orDash(p.Name), string(p.State), use, orDash(string(p.Path)), millis(p.RTTMS), strings.Join(p.Addrs, " "))
+				}
+				return w.flush()
+			}
+			list, err := r.pillar.Pillars(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if t.json {
+				return printJSON(a.out, list)
+			}
+			w := newTable(a.out, "PILLAR", "NAME", "STATE", "CONNECTED", "RTT", "MISSING HERE", "THERE", "LAST SEEN")
+			for _, p := range list {
+				w.row(p.ID.String(), orDash(p.Name), string(p.State), yes(p.Connected), millis(p.RTTMS),
+					fmt.Sprint(p.MissingHere), fmt.Sprint(p.MissingThere), whenPtr(p.LastSeen))
+			}
+			return w.flush()
+		}),
+	})
+}
+
+func millis(ms float64) string {
+	if ms == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f ms", ms)
+}

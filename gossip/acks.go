@@ -1,0 +1,63 @@
+package gossip
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// acks counts how far this run's own log is durable at other pillars, and tells
+// the Replica. What a pillar once said stays true while it is away: it has the
+// entries on its disk.
+type acks struct {
+	tell func(overlay.LogID, []overlay.Durable)
+
+	mu     sync.Mutex                   // held while tell runs, so that it is told in order
+	log    overlay.LogID                // guarded by mu
+	held   uint64                       // guarded by mu; the log's own length
+	seqs   map[identity.PillarID]uint64 // guarded by mu; durable at each pillar
+	sorted []uint64                     // guarded by mu; scratch
+}
+
+func newAcks(tell func(overlay.LogID, []overlay.Durable)) *acks {
+	return &acks{tell: tell, seqs: map[identity.PillarID]uint64{}}
+}
+
+// grow notes that the own log is held up to seq.
+func (a *acks) grow(log overlay.LogID, seq uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if log != a.log {
+		a.log, a.held = log, 0
+		clear(a.seqs)
+	}
+	a.held = max(a.held, seq)
+}
+
+// set notes that p holds log up to seq. Claims about other logs, or beyond the
+// log's end, count for nothing.
+func (a *acks) set(p identity.PillarID, log overlay.LogID, seq uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if log != a.log || seq > a.held || seq <= a.seqs[p] {
+		return
+	}
+	a.seqs[p] = seq
+	a.sorted = a.sorted[:0]
+	for _, s := range a.seqs {
+		a.sorted = append(a.sorted, s)
+	}
+	slices.Sort(a.sorted)
+	durable := make([]overlay.Durable, 0, len(a.sorted))
+	for i := len(a.sorted) - 1; i >= 0; i-- {
+		copies := len(a.sorted) - i
+		if n := len(durable); n > 0 && durable[n-1].Seq == a.sorted[i] {
+			durable[n-1].Copies = copies
+			continue
+		}
+		durable = append(durable, overlay.Durable{Seq: a.sorted[i], Copies: copies})
+	}
+	a.tell(log, durable)
+}

@@ -1,0 +1,24 @@
+// Package gossip connects pillars: it finds them, keeps sessions with all of
+// them, replicates their logs and says what each of them holds. It implements
+// overlay.Mesh for a pillar and asks the pillar, through Replica, Records and
+// Notes, for everything durable. It knows connections only through
+// overlay.Links, Packets and Peers.
+//
+// It is not where records are judged (the Replica does that), stored or pushed
+// to nodes, and it repairs no sets: what no log explains is the audit's.
+//
+//	mesh, err := gossip.New(gossip.Config{Network: network, Key: key, Links: host, …})
+//	…
+//	go pillar.Run(ctx, mesh)
+//	err = mesh.Run(ctx)
+//
+// A record's way, with the file of each step:
+//
+//	the pillar commits          Mesh.Committed       logs.go, tail.go
+//	every follower is woken     provider.run         provide.go
+//	the other pillar reads      follow.read          follow.go
+//	checks order, chain, head   chain.take           chain.go
+//	stores                      Replica.Apply        follow.go
+//	and says so                 Ack
+//	copies are counted          acks.set             acks.go
+package gossip

@@ -1,0 +1,187 @@
+package gossip_test
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/obelisk-network/obelisk/gossip"
+	"github.com/obelisk-network/obelisk/gossip/replicatest"
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/overlay/memnet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// world is a network of pillars in memory.
+type world struct {
+	t      testing.TB
+	net    *memnet.Network
+	key    *identity.NetworkKey
+	author *replicatest.Author
+	member bool // with memberlist
+}
+
+func newWorld(t testing.TB, opts ...memnet.Option) *world {
+	w := &world{t: t, net: memnet.New(opts...), key: identity.NewNetworkKey()}
+	w.author = replicatest.NewAuthor(t, w.key.ID(), time.Now)
+	return w
+}
+
+// pillar is one process: a disk, a host, a Mesh.
+type pillar struct {
+	w      *world
+	key    *identity.PillarKey
+	disk   *replicatest.Memory
+	roster *overlay.Roster
+	host   *memnet.Host
+	mesh   *gossip.Mesh
+	reg    *prometheus.Registry
+	stop   func()
+	addr   string
+	now    func() time.Time
+	admit  time.Duration
+}
+
+// pillar makes a pillar that does not run yet.
+func (w *world) pillar() *pillar {
+	key := identity.NewPillarKey()
+	return &pillar{w: w, key: key, disk: replicatest.NewMemory(w.key.ID(), key), now: time.Now, admit: 20 * 24 * time.Hour,
+		roster: overlay.NewRoster(overlay.NewVerifier(w.key.ID()))}
+}
+
+// start runs the pillar, knowing bootstrap.
+func (p *pillar) start(bootstrap ...*pillar) *pillar {
+	t := p.w.t
+	t.Helper()
+	p.host = p.w.net.Host(peer.ID(p.key.ID()), p.addr)
+	record := replicatest.PillarRecord(t, p.w.key, p.key, p.now(), p.admit, p.host.Addrs()...)
+	p.roster.Add(uint64(p.now().UnixMilli()), true, record.Raw)
+	p.reg = prometheus.NewRegistry()
+	cfg := gossip.Config{
+		Network: p.w.key.ID(), Key: p.key, Links: p.host, Packets: p.host, Peers: p.host, Roster: p.roster,
+		Replica: p.disk, Records: p.disk, Notes: p.disk, Registerer: p.reg, Now: p.now,
+		Own: func() *overlay.Record { return record },
+	}
+	if testing.Verbose() && os.Getenv("GOSSIP_LOG") != "" {
+		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("self", p.key.ID().String()[45:])
+	}
+	for _, b := range bootstrap {
+		cfg.Bootstrap = append(cfg.Bootstrap, b.where())
+	}
+	if !p.w.member {
+		cfg.WithoutMember()
+	}
+	mesh, err := gossip.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.mesh = mesh
+	p.disk.SetMesh(mesh)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := mesh.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	stopped := false
+	p.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		<-done
+		p.host.Shutdown()
+	}
+	t.Cleanup(p.stop)
+	return p
+}
+
+// restart runs the pillar again over its disk and roster, at a fresh address.
+func (p *pillar) restart(bootstrap ...*pillar) {
+	p.stop()
+	p.disk = p.disk.Reopen()
+	old := p.roster
+	p.roster = overlay.NewRoster(overlay.NewVerifier(p.w.key.ID()))
+	p.roster.Add(uint64(p.now().UnixMilli()), true, old.Records()...)
+	p.start(bootstrap...)
+}
+
+func (p *pillar) where() overlay.PillarAddr {
+	return overlay.PillarAddr{Pillar: p.key.ID(), Addr: p.host.Addrs()[0]}
+}
+
+func (p *pillar) id() peer.ID { return peer.ID(p.key.ID()) }
+
+// submit has n fresh messages accepted in one commit.
+func (p *pillar) submit(n int) overlay.Position {
+	p.w.t.Helper()
+	return p.disk.Submit(p.w.author.Messages(p.w.t, n)...)
+}
+
+// count reads a counter or gauge, all labels summed unless one is given.
+func (p *pillar) count(name string, label ...string) (sum float64) {
+	p.w.t.Helper()
+	families, err := p.reg.Gather()
+	if err != nil {
+		p.w.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "obelisk_gossip_"+name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if len(label) == 0 || len(m.GetLabel()) > 0 && m.GetLabel()[0].GetValue() == label[0] {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// until waits, in the bubble's time, for cond.
+func until(t testing.TB, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !cond(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %s: %s", limit, what)
+		}
+	}
+}
+
+// converged reports whether all hold the same logs to the same hashes.
+func converged(all ...*pillar) bool {
+	want := all[0].disk.Vector().Hash()
+	for _, p := range all[1:] {
+		if p.disk.Vector().Hash() != want {
+			return false
+		}
+	}
+	return true
+}
+
+// meshed reports whether everybody has a session with everybody.
+func meshed(all ...*pillar) bool {
+	for _, p := range all {
+		n := 0
+		for _, st := range p.mesh.Pillars() {
+			if st.State == overlay.PillarAlive {
+				n++
+			}
+		}
+		if n != len(all)-1 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,335 @@
+package gossip_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/obelisk-network/obelisk/gossip/replicatest"
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/overlay/memnet"
+)
+
+// liar is an admitted pillar whose every word is the test's.
+type liar struct {
+	w    *world
+	key  *identity.PillarKey
+	host *memnet.Host
+	// claims is the vector it tells; serve writes what it answers a Follow.
+	claims overlay.Vector
+	serve  func(s overlay.Stream, req *overlay.Follow)
+	asked  chan *overlay.Follow
+}
+
+func (w *world) liar() *liar {
+	l := &liar{w: w, key: identity.NewPillarKey(), asked: make(chan *overlay.Follow, 1024)}
+	l.host = w.net.Host(peer.ID(l.key.ID()), "")
+	w.t.Cleanup(func() { l.host.Shutdown() })
+	return l
+}
+
+// start has the liar keep a session with p.
+func (l *liar) start(p *pillar) {
+	l.host.Handle(overlay.ProtoPillar, func(s overlay.Stream) { s.Reset() })
+	l.host.Handle(overlay.ProtoFollow, func(s overlay.Stream) {
+		defer s.Close()
+		msg, err := overlay.NewFrameReader(s).Next()
+		if err != nil {
+			return
+		}
+		l.asked <- msg.(*overlay.Follow)
+		l.serve(s, msg.(*overlay.Follow))
+	})
+	synctest.Wait() // p runs
+	if err := l.host.Connect(l.w.t.Context(), p.id(), p.host.Addrs()); err != nil {
+		l.w.t.Fatal(err)
+	}
+	s, err := l.greet(p, replicatest.PillarRecord(l.w.t, l.w.key, l.key, time.Now(), time.Hour, l.host.Addrs()...).Raw, l.w.key.ID(), overlay.RolePillar)
+	if err != nil {
+		l.w.t.Fatal(err)
+	}
+	say(s, &overlay.VectorMsg{Full: true, Positions: l.claims})
+	go func() {
+		frames := overlay.NewFrameReader(s)
+		frames.Accept()
+		for {
+			if _, err := frames.Next(); err != nil {
+				return
+			}
+		}
+	}()
+}
+
+// greet opens a session with p by this Hello and returns what p answered.
+func (l *liar) greet(p *pillar, credential []byte, network identity.NetworkID, role overlay.Role) (overlay.Stream, error) {
+	s, err := l.host.Open(l.w.t.Context(), p.id(), overlay.ProtoPillar)
+	if err != nil {
+		return nil, err
+	}
+	say(s, &overlay.Hello{Role: role, Formats: 1, Network: network, Time: uint64(time.Now().UnixMilli()), Credential: credential})
+	msg, err := overlay.NewFrameReader(s).Next()
+	if err != nil {
+		return nil, err
+	}
+	if busy, ok := msg.(*overlay.Busy); ok {
+		return nil, busy.Err
+	}
+	if _, ok := msg.(*overlay.Hello); !ok {
+		return nil, errors.New("no Hello")
+	}
+	return s, nil
+}
+
+func say(s overlay.Stream, msgs ...overlay.Message) {
+	for _, m := range msgs {
+		if _, err := s.Write(overlay.AppendFrame(nil, m)); err != nil {
+			return
+		}
+	}
+}
+
+// Each case is a provider that breaks one rule. It is faulted, nothing of what
+// it sent wrong is stored, and the log comes from an honest holder.
+func TestBadProviders(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		reason string
+		serve  func(l *replicatest.Log, other *replicatest.Log, s overlay.Stream, req *overlay.Follow)
+	}{
+		{"broken chain", "chain", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			b := l.Batch(1, 10)
+			b.Entries = append([]overlay.BatchEntry{}, b.Entries...)
+			b.Entries[3], b.Entries[4] = b.Entries[4], b.Entries[3]
+			say(s, b)
+		}},
+		{"an entry of its own", "chain", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			b := l.Batch(1, 10)
+			b.Entries = append([]overlay.BatchEntry{}, b.Entries...)
+			b.Entries[9] = other.Entries[0]
+			say(s, b)
+		}},
+		{"unsigned head", "head", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			b := l.Batch(1, 10)
+			b.Head.Sig[5] ^= 1
+			say(s, b)
+		}},
+		{"no head", "head", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			b := l.Batch(1, 10)
+			b.Head = nil
+			say(s, b)
+		}},
+		{"its own head", "head", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			b := l.Batch(1, 10)
+			b.Head = other.Head(10)
+			say(s, b)
+		}},
+		{"a head behind its entries", "head", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			b := l.Batch(1, 10)
+			b.Head = l.Head(9)
+			say(s, b)
+		}},
+		{"another log", "log", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			say(s, other.Batch(1, 10))
+		}},
+		{"a gap", "order", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			say(s, l.Batch(1, 4), l.Batch(6, 10))
+		}},
+		{"an empty batch", "order", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			say(s, &overlay.Batch{Log: l.ID, From: 1, Head: l.Head(10)})
+		}},
+		{"the same again", "order", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			say(s, l.Batch(1, 4), l.Batch(1, 4))
+		}},
+		{"something else", "frame", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			say(s, &overlay.Get{N: 1})
+		}},
+		{"garbage", "frame", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			s.Write([]byte{0, 0, 0, 3, 0xdf, 0xff, 0xff})
+		}},
+		{"a frame without end", "frame", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			s.Write([]byte{0xff, 0xff, 0xff, 0xff})
+		}},
+		{"silence", "silent", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			one := make([]byte, 1)
+			s.Read(one)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				writer := identity.NewPillarKey() // its pillar is gone
+				log, other := replicatest.NewLog(w.key.ID(), writer), (*replicatest.Log)(nil)
+				log.Add(t, w.author.Messages(t, 10)...)
+				l := w.liar()
+				other = replicatest.NewLog(w.key.ID(), l.key)
+				other.Add(t, w.author.Messages(t, 10)...)
+				l.claims = overlay.Vector{log.Position()}
+				l.serve = func(s overlay.Stream, req *overlay.Follow) { c.serve(log, other, s, req) }
+
+				a := w.pillar().start()
+				a.roster.Add(uint64(time.Now().UnixMilli()), true,
+					replicatest.PillarRecord(t, w.key, writer, time.Now(), time.Hour).Raw)
+				l.start(a)
+				until(t, 10*time.Second, "a fault", func() bool { return a.count("follow_faults_total", c.reason) == 1 })
+				if v := a.disk.Vector(); len(v) > 0 && v[0].Seq > 4 {
+					t.Fatalf("entries to %d of a bad provider were stored", v[0].Seq)
+				}
+				honest := w.pillar()
+				if _, err := honest.disk.Apply(t.Context(), log.Run(1, 10)); err != nil {
+					t.Fatal(err)
+				}
+				honest.start(a)
+				until(t, 10*time.Second, "the log from an honest holder", func() bool {
+					v := a.disk.Vector()
+					return len(v) == 1 && v[0] == log.Position()
+				})
+				for _, st := range a.mesh.Pillars() {
+					if st.ID == honest.key.ID() && st.State != overlay.PillarAlive {
+						t.Errorf("the honest one is %s", st.State)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestGreetings(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar().start(a)
+		until(w.t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
+		l := w.liar()
+		if err := l.host.Connect(w.t.Context(), a.id(), a.host.Addrs()); err != nil {
+			w.t.Fatal(err)
+		}
+		now := time.Now()
+		mine := replicatest.PillarRecord(w.t, w.key, l.key, now, time.Hour, l.host.Addrs()...)
+		stranger := identity.NewNetworkKey()
+		for _, c := range []struct {
+			name       string
+			credential []byte
+			network    identity.NetworkID
+			role       overlay.Role
+			want       overlay.Code
+		}{
+			{"another network", mine.Raw, stranger.ID(), overlay.RolePillar, overlay.CodeWrongNetwork},
+			{"no network", mine.Raw, identity.NetworkID{}, overlay.RolePillar, overlay.CodeWrongNetwork},
+			{"a node", mine.Raw, w.key.ID(), overlay.RoleNode, overlay.CodeNotAdmitted},
+			{"somebody else's record", replicatest.PillarRecord(w.t, w.key, b.key, now, time.Hour).Raw, w.key.ID(), overlay.RolePillar, overlay.CodeNotAdmitted},
+			{"admitted elsewhere", replicatest.PillarRecord(w.t, stranger, l.key, now, time.Hour).Raw, w.key.ID(), overlay.RolePillar, overlay.CodeNotAdmitted},
+			{"admission over", replicatest.PillarRecord(w.t, w.key, l.key, now, -time.Second).Raw, w.key.ID(), overlay.RolePillar, overlay.CodeNotAdmitted},
+			{"admitted for too long", replicatest.PillarRecord(w.t, w.key, l.key, now, 31*24*time.Hour).Raw, w.key.ID(), overlay.RolePillar, overlay.CodeNotAdmitted},
+			{"no record", []byte{1}, w.key.ID(), overlay.RolePillar, overlay.CodeNotAdmitted},
+			{"a message for a record", w.author.Message(w.t, 10, time.Hour), w.key.ID(), overlay.RolePillar, overlay.CodeNotAdmitted},
+		} {
+			if _, err := l.greet(a, c.credential, c.network, c.role); overlay.CodeOf(err) != c.want {
+				w.t.Errorf("%s: %v, want %s", c.name, err, c.want)
+			}
+		}
+		if _, err := l.greet(a, mine.Raw, w.key.ID(), overlay.RolePillar); err != nil {
+			w.t.Errorf("a good greeting after bad ones: %v", err)
+		}
+		for _, st := range b.mesh.Pillars() {
+			if st.ID == a.key.ID() && st.State != overlay.PillarAlive {
+				w.t.Errorf("others' session: %s", st.State)
+			}
+		}
+	})
+}
+
+// A stranger's Follow, and one beyond what is held, are refused.
+func TestRefusedFollows(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		end := a.submit(3)
+		synctest.Wait()
+		l := w.liar()
+		if err := l.host.Connect(w.t.Context(), a.id(), a.host.Addrs()); err != nil {
+			w.t.Fatal(err)
+		}
+		ask := func(req *overlay.Follow) overlay.Message {
+			s, err := l.host.Open(w.t.Context(), a.id(), overlay.ProtoFollow)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			defer s.Close()
+			say(s, req)
+			frames := overlay.NewFrameReader(s)
+			frames.Accept()
+			msg, err := frames.Next()
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			return msg
+		}
+		good := &overlay.Follow{Log: end.Log, From: 1, Before: overlay.ChainStart(end.Log)}
+		if busy, ok := ask(good).(*overlay.Busy); !ok || busy.Err.Code != overlay.CodeNotAdmitted {
+			w.t.Error("a stranger is served")
+		}
+		l.serve = func(overlay.Stream, *overlay.Follow) {}
+		l.start(a)
+		for _, c := range []struct {
+			name string
+			req  overlay.Follow
+			want overlay.Code
+		}{
+			{"a log not held", overlay.Follow{Log: overlay.LogID{1}, From: 1}, overlay.CodeNotFound},
+			{"beyond the end", overlay.Follow{Log: end.Log, From: 5}, overlay.CodeNotFound},
+			{"from zero", overlay.Follow{Log: end.Log, From: 0}, overlay.CodeBadRequest},
+			{"backwards", overlay.Follow{Log: end.Log, From: 3, To: 2}, overlay.CodeBadRequest},
+			{"another start", overlay.Follow{Log: end.Log, From: 1}, overlay.CodeInvalid},
+			{"another end", overlay.Follow{Log: end.Log, From: 4}, overlay.CodeInvalid},
+		} {
+			if busy, ok := ask(&c.req).(*overlay.Busy); !ok || busy.Err.Code != c.want {
+				w.t.Errorf("%s: not refused as %s", c.name, c.want)
+			}
+		}
+		if batch, ok := ask(good).(*overlay.Batch); !ok || len(batch.Entries) != 3 || !batch.Head.Verify(w.key.ID()) {
+			w.t.Error("a good request after bad ones is not served")
+		}
+	})
+}
+
+func TestForgedSummaries(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar().start(a)
+		until(w.t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
+		l := w.liar()
+		l.serve = func(overlay.Stream, *overlay.Follow) {}
+		l.start(a)
+		s, err := l.greet(a, replicatest.PillarRecord(w.t, w.key, l.key, time.Now(), time.Hour, l.host.Addrs()...).Raw, w.key.ID(), overlay.RolePillar)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		now := uint64(time.Now().UnixMilli())
+		forged := overlay.Summary{Pillar: b.key.ID(), At: now, Count: 7}
+		forged.Sign(w.key.ID(), l.key)
+		future := overlay.Summary{Pillar: l.key.ID(), At: now + 3_600_000, Count: 7}
+		future.Sign(w.key.ID(), l.key)
+		good := overlay.Summary{Pillar: l.key.ID(), At: now, Count: 8}
+		good.Sign(w.key.ID(), l.key)
+		older := overlay.Summary{Pillar: l.key.ID(), At: now - 1, Count: 9}
+		older.Sign(w.key.ID(), l.key)
+		say(s, &overlay.SummaryMsg{Summaries: []overlay.Summary{forged, future, good, older}})
+		until(w.t, 2*time.Second, "the good one", func() bool {
+			for _, s := range a.mesh.Summaries() {
+				if s.Pillar == l.key.ID() {
+					return s.Count == 8
+				}
+			}
+			return false
+		})
+		for _, s := range a.mesh.Summaries() {
+			if s.Pillar == b.key.ID() && s.Count == 7 {
+				w.t.Error("a forged summary was taken")
+			}
+		}
+		if n := a.count("forged_total", "summary"); n != 1 {
+			w.t.Errorf("%v forged summaries counted, want 1", n)
+		}
+	})
+}

@@ -1,0 +1,29 @@
+package overlay
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// nodeMetrics counts what a node does. Without a registerer it counts for
+// nobody.
+type nodeMetrics struct {
+	failovers prometheus.Counter
+	states    *prometheus.CounterVec // sent messages that reached a state
+	received  prometheus.Counter     // messages for the app
+	dropped   *prometheus.CounterVec // records from pillars that were not used
+	withheld  prometheus.Counter     // records only a mailbox check brought
+	dials     *prometheus.CounterVec
+}
+
+func newNodeMetrics(r prometheus.Registerer) *nodeMetrics {
+	m := &nodeMetrics{
+		failovers: prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_node_failovers_total", Help: "Changes of the active pillar."}),
+		states:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_sent_total", Help: "Sent messages that reached a state."}, []string{"state"}),
+		received:  prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_node_received_total", Help: "Messages received."}),
+		dropped:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_dropped_total", Help: "Records from pillars that were not used."}, []string{"why"}),
+		withheld:  prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_node_withheld_total", Help: "Mailbox records that only the mailbox check brought."}),
+		dials:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_dials_total", Help: "Attempts to open a session with a pillar."}, []string{"result"}),
+	}
+	if r != nil {
+		r.MustRegister(m.failovers, m.states, m.received, m.dropped, m.withheld, m.dials)
+	}
+	return m
+}

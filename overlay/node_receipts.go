@@ -1,0 +1,231 @@
+package overlay
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/seal"
+)
+
+// How receipts are gathered.
+const (
+	receiptDelay = 200 * time.Millisecond
+	receiptRetry = 30 * time.Second
+	receiptSlack = DayMillis // a receipt outlives the message it speaks of by this
+)
+
+// nodeReceipts tells senders what became of their messages: gathered, one
+// record a sender, sealed to the sender's devices. Lines wait on disk until
+// their record does.
+type nodeReceipts struct {
+	n    *Node
+	wake chan struct{}
+}
+
+func newNodeReceipts(n *Node) *nodeReceipts {
+	return &nodeReceipts{n: n, wake: make(chan struct{}, 1)}
+}
+
+func (r *nodeReceipts) load() error {
+	wakeUp(r.wake)
+	return nil
+}
+
+// answer queues a receipt line for rec's author.
+func (b *nodeInbox) answer(in *intake, rec *Record, code ReceiptCode) {
+	value := binary.BigEndian.AppendUint64([]byte{byte(code)}, rec.Expires)
+	in.writes = append(in.writes, Write{append(nodeKey(keyReceipt, rec.Author), rec.ID[:]...), value})
+	in.answers = true
+}
+
+// unreadable queues the line for a message that cannot be opened.
+func (b *nodeInbox) unreadable(in *intake, rec *Record) {
+	if rec.Kind == KindMessage && rec.Account() != b.n.account() {
+		b.answer(in, rec, ReceiptUnreadable)
+	}
+}
+
+// run writes receipts until ctx ends.
+func (r *nodeReceipts) run(ctx context.Context) {
+	tick := time.NewTicker(receiptRetry)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		case <-tick.C:
+		}
+		if !pause(ctx, receiptDelay) {
+			return
+		}
+		if r.n.network().IsZero() || r.n.sessions.clockWrong() {
+			continue
+		}
+		if err := r.flush(ctx); err != nil {
+			r.n.giveUp(err)
+			return
+		}
+	}
+}
+
+// receiptLines are an author's lines, and their keys.
+type receiptLines struct {
+	author  identity.AccountID
+	lines   []ReceiptLine
+	keys    []Write
+	expires uint64
+}
+
+// flush writes receipts for all lines that wait.
+func (r *nodeReceipts) flush(ctx context.Context) error {
+	var after []byte
+	for ctx.Err() == nil {
+		var sets []*receiptLines
+		n := 0
+		err := r.n.disk.table.Scan([]byte(keyReceipt), after, func(key, data []byte) bool {
+			rest := key[len(keyReceipt):]
+			if len(rest) <= len(RecordID{}) || len(data) != 9 {
+				return true
+			}
+			author := identity.AccountID(rest[:len(rest)-len(RecordID{})])
+			if len(sets) == 0 || sets[len(sets)-1].author != author || len(sets[len(sets)-1].lines) == MaxReceiptLines {
+				if n >= 8*MaxReceiptLines {
+					return false
+				}
+				sets = append(sets, &receiptLines{author: author})
+			}
+			after = slices.Clone(key)
+			s := sets[len(sets)-1]
+			l := ReceiptLine{Code: ReceiptCode(data[0])}
+			copy(l.ID[:], rest[len(author):])
+			s.lines = append(s.lines, l)
+			s.keys = append(s.keys, Write{Key: slices.Clone(key)})
+			s.expires = max(s.expires, binary.BigEndian.Uint64(data[1:]))
+			n++
+			return true
+		})
+		if err != nil {
+			return err
+		}
+		if len(sets) == 0 {
+			return nil
+		}
+		if err := r.write(sets); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write signs the receipts, and makes them durable together with the end of
+// their lines: a crash repeats a receipt rather than losing it.
+func (r *nodeReceipts) write(sets []*receiptLines) error {
+	var recs []*Record
+	var ws []Write
+	for _, s := range sets {
+		rec, err := r.seal(s)
+		switch {
+		case errors.Is(err, seal.ErrNoSealingKey):
+			r.n.dir.want(s.author)
+			if s.expires+receiptSlack > r.n.now() {
+				continue // their key may come
+			}
+		case errors.Is(err, seal.ErrTooManyDevices):
+			r.n.log.Warn("an account has too many devices for a receipt", "account", s.author)
+		case err != nil:
+			r.n.log.Error("cannot write a receipt", "account", s.author, "err", err)
+			continue
+		default:
+			recs = append(recs, rec)
+		}
+		ws = append(ws, s.keys...)
+	}
+	if len(ws) == 0 {
+		return nil
+	}
+	return r.n.outbox.sendWith(ws, recs)
+}
+
+// seal makes the record.
+func (r *nodeReceipts) seal(s *receiptLines) (*Record, error) {
+	to := []identity.AccountID{s.author}
+	now := r.n.now()
+	for {
+		ep, err := r.n.epochs.get(to)
+		if err != nil {
+			return nil, err
+		}
+		expires := min(max(s.expires, now)+receiptSlack, now+MaxLife)
+		rec, err := r.n.epochs.sealRecord(ep, Draft{Kind: KindReceipt, To: to, Created: now, Expires: expires}, AppendReceipt(nil, s.lines))
+		if errors.Is(err, seal.ErrErased) {
+			continue
+		}
+		return rec, err
+	}
+}
+
+// onReceipt takes what an account says of our messages. Only accounts that a
+// message is to have a say.
+func (o *nodeOutbox) onReceipt(author identity.AccountID, lines []ReceiptLine) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := o.n.now()
+	for _, l := range lines {
+		e := o.ids[l.ID]
+		if e == nil {
+			continue
+		}
+		i, ok := slices.BinarySearch(e.to, author)
+		if !ok {
+			o.n.metrics.dropped.WithLabelValues("receipt").Inc()
+			continue
+		}
+		r := &e.recipients[i]
+		if r.state == StateDelivered || e.state.Final() {
+			continue
+		}
+		switch l.Code {
+		case ReceiptDelivered:
+			*r = recipient{StateDelivered, now, ""}
+		case ReceiptRefused:
+			*r = recipient{StateRejected, now, l.Code.String()}
+		case ReceiptUnreadable:
+			if r.state == "" {
+				*r = recipient{"", now, l.Code.String()} // another device may still
+			}
+		default:
+			continue
+		}
+		o.touch(e)
+		o.conclude(e)
+	}
+}
+
+// conclude ends a message that all recipients have answered. The own account's
+// other devices get a copy, but nobody waits for them unless the message is to
+// nobody else. o.mu is held.
+func (o *nodeOutbox) conclude(e *outEntry) {
+	refused := false
+	for i, r := range e.recipients {
+		if len(e.to) > 1 && e.to[i] == o.n.account() {
+			continue
+		}
+		switch r.state {
+		case StateDelivered:
+		case StateRejected:
+			refused = true
+		default:
+			return
+		}
+	}
+	if refused {
+		o.setState(e, StateRejected, CodeBlocked)
+		return
+	}
+	o.setState(e, StateDelivered, "")
+}

@@ -1,0 +1,330 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/obelisk-network/obelisk/identity"
+)
+
+// How a node notices that a pillar is gone: long before the transport does.
+const (
+	probeEvery  = 5 * time.Second  // a tiny question to an idle pillar
+	answerIn    = 3 * time.Second  // then something must have come
+	resultIn    = 20 * time.Second // the longest a submitted record waits for its line
+	livenessRun = 500 * time.Millisecond
+	maxAnswers  = 512 // frames of one answer
+)
+
+// errNoAnswer ends the session with a pillar that fell silent.
+var errNoAnswer = errors.New("the pillar does not answer")
+
+// nodeSession is a registered session with one pillar.
+type nodeSession struct {
+	n      *Node
+	pillar identity.PillarID
+	remote multiaddr.Multiaddr
+	stream Stream
+	frames *FrameReader
+	out    chan Message
+	done   chan struct{}
+	once   sync.Once
+	err    error // valid once done is closed
+
+	// Set before the session is shared.
+	run     uint64
+	maxBody uint64
+	skew    time.Duration // its clock minus ours
+	rtt     time.Duration // of the registration
+	local   bool          // over a private or loopback connection
+
+	started   time.Time
+	lastFrame atomic.Int64 // Unix nanoseconds of the transport's clock
+	handing   atomic.Bool  // our own side is behind
+	counter   atomic.Uint64
+	resumed   atomic.Bool // the last page of the resume came
+
+	mu      sync.Mutex
+	waiting map[uint64]*nodeCall // guarded by mu
+
+	// Guarded by the outbox's mu:
+	inflight   map[uint64]*shipment
+	lastSubmit time.Time
+	oldest     time.Time // when the oldest unanswered was submitted, roughly
+}
+
+// nodeCall is a question that was asked.
+type nodeCall struct {
+	answers []Message
+	done    chan struct{}
+}
+
+// take reserves k numbers and returns the first.
+func (s *nodeSession) take(k int) uint64 { return s.counter.Add(uint64(k)) - uint64(k) + 1 }
+
+// send queues m. It waits while the queue is full and reports whether the
+// session was still there.
+func (s *nodeSession) send(m Message) bool {
+	select {
+	case <-s.done:
+		return false
+	default:
+	}
+	select {
+	case s.out <- m:
+		return true
+	case <-s.done:
+		return false
+	}
+}
+
+// end closes the session; the first reason counts.
+func (s *nodeSession) end(err error) {
+	s.once.Do(func() {
+		s.err = err
+		close(s.done)
+		_ = s.stream.Reset()
+	})
+}
+
+// ended reports whether the session is over.
+func (s *nodeSession) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// write sends what is queued, several messages in one Write if they wait.
+func (s *nodeSession) write() {
+	var buf []byte
+	for {
+		var m Message
+		select {
+		case <-s.done:
+			return
+		case m = <-s.out:
+		}
+		buf = AppendFrame(buf[:0], m)
+		for more := true; more && len(buf) < FrameTarget; {
+			select {
+			case m := <-s.out:
+				buf = AppendFrame(buf, m)
+			default:
+				more = false
+			}
+		}
+		if _, err := s.stream.Write(buf); err != nil {
+			s.end(fmt.Errorf("write: %w", err))
+			return
+		}
+		if cap(buf) > 4*FrameTarget {
+			buf = nil
+		}
+	}
+}
+
+// read hands every message to whom it concerns.
+func (s *nodeSession) read() {
+	for {
+		m, err := s.frames.Next()
+		if err != nil {
+			s.end(fmt.Errorf("read: %w", err))
+			return
+		}
+		s.lastFrame.Store(time.Now().UnixNano())
+		if err := s.dispatch(m); err != nil {
+			s.end(err)
+			return
+		}
+	}
+}
+
+func (s *nodeSession) dispatch(m Message) error {
+	n := s.n
+	switch m := m.(type) {
+	case *Result:
+		n.outbox.onResult(s, m.Lines)
+	case *Watermark:
+		n.outbox.onWatermark(m)
+	case *Page:
+		work := boxWork{session: s, records: m.Records, to: m.To, page: true, last: m.Last}
+		if m.Box == BoxDirectory {
+			s.hand(n.dir.work, work)
+		} else {
+			s.hand(n.inbox.work, work)
+		}
+	case *Push:
+		if m.To == 0 {
+			s.hand(n.dir.work, boxWork{session: s, records: m.Records})
+		} else {
+			s.hand(n.inbox.work, boxWork{session: s, records: m.Records, to: m.To, page: true})
+		}
+	case *CursorMsg:
+		work := boxWork{session: s, cursor: m.Cursor, isCursor: true}
+		if m.Box == BoxDirectory {
+			s.hand(n.dir.work, work)
+		} else {
+			s.hand(n.inbox.work, work)
+		}
+	case *Found:
+		return s.answer(m.N, m, m.More)
+	case *Checked:
+		return s.answer(m.N, m, m.More)
+	case *RosterMsg:
+		n.sessions.learn(s.local, m.Records)
+	case *Busy:
+		if m.Err == nil {
+			return Refuse(CodeBusy, "the pillar sends us away")
+		}
+		return m.Err
+	default:
+		return fmt.Errorf("%w: message type %d is not for a node", ErrFrame, m.Type())
+	}
+	return nil
+}
+
+// boxWork is a piece of a box on its way to its worker.
+type boxWork struct {
+	session  *nodeSession
+	records  [][]byte
+	to       uint64 // with page: what to say Saved to
+	page     bool
+	last     bool
+	cursor   Vector
+	isCursor bool
+	check    bool // records a mailbox check brought
+	done     chan struct{}
+}
+
+// hand waits for a worker's queue. Meanwhile the pillar's silence means
+// nothing: nobody reads what it says.
+func (s *nodeSession) hand(to chan boxWork, w boxWork) {
+	s.handing.Store(true)
+	defer func() {
+		s.lastFrame.Store(time.Now().UnixNano())
+		s.handing.Store(false)
+	}()
+	select {
+	case to <- w:
+	case <-s.done:
+	}
+}
+
+// answer gives m to who asked.
+func (s *nodeSession) answer(n uint64, m Message, more bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.waiting[n]
+	if c == nil {
+		return nil // nobody waits any more
+	}
+	if len(c.answers) >= maxAnswers {
+		return fmt.Errorf("%w: an answer of over %d frames", ErrFrame, maxAnswers)
+	}
+	c.answers = append(c.answers, m)
+	if !more {
+		delete(s.waiting, n)
+		close(c.done)
+	}
+	return nil
+}
+
+// ask sends a question numbered n and waits for all of its answer.
+func (s *nodeSession) ask(ctx context.Context, n uint64, m Message) ([]Message, error) {
+	c := &nodeCall{done: make(chan struct{})}
+	s.mu.Lock()
+	s.waiting[n] = c
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.waiting, n)
+		s.mu.Unlock()
+	}()
+	if !s.send(m) {
+		return nil, s.err
+	}
+	select {
+	case <-c.done:
+		return c.answers, nil
+	case <-s.done:
+		return nil, s.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// find asks with f and returns the records and, for OnlyHeld, the bits.
+func (s *nodeSession) find(ctx context.Context, f *Find) (records [][]byte, held []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	f.N = s.take(1)
+	answers, err := s.ask(ctx, f.N, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, a := range answers {
+		found, ok := a.(*Found)
+		switch {
+		case !ok:
+			return nil, nil, fmt.Errorf("%w: a wrong answer to Find", ErrFrame)
+		case found.Err != nil:
+			return nil, nil, found.Err
+		}
+		records = append(records, found.Records...)
+		held = append(held, found.Held...)
+	}
+	return records, held, nil
+}
+
+// live ends the session when the pillar falls silent.
+func (s *nodeSession) live(ctx context.Context) {
+	tick := time.NewTicker(livenessRun)
+	defer tick.Stop()
+	var asked time.Time // when the open probe was sent; zero: none
+	lastProbe := time.Now()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-ctx.Done():
+			s.end(ctx.Err())
+			return
+		case <-tick.C:
+		}
+		if s.handing.Load() {
+			asked, lastProbe = time.Time{}, time.Now()
+			continue
+		}
+		now := time.Now()
+		last := time.Unix(0, s.lastFrame.Load())
+		if !asked.IsZero() && last.After(asked) {
+			asked = time.Time{}
+		}
+		submitted, oldest := s.n.outbox.unanswered(s)
+		switch {
+		case !asked.IsZero() && now.Sub(asked) >= answerIn,
+			!submitted.IsZero() && now.Sub(submitted) >= answerIn && now.Sub(last) >= answerIn,
+			!oldest.IsZero() && now.Sub(oldest) >= resultIn:
+			s.n.log.Warn("pillar does not answer", "pillar", s.pillar)
+			s.end(errNoAnswer)
+			// The connection is as dead as the pillar: the next attempt must dial.
+			_ = s.n.cfg.Links.Close(peerOf(s.pillar))
+			return
+		case asked.IsZero() && now.Sub(lastProbe) >= probeEvery && now.Sub(last) >= probeEvery-livenessRun:
+			select { // never wait behind a full queue: the clock runs all the same
+			case s.out <- &Find{N: s.take(1), IDs: []RecordID{s.n.self.deviceRecord()}, OnlyHeld: true}:
+			default:
+			}
+			asked, lastProbe = now, now
+		}
+	}
+}

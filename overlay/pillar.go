@@ -1,0 +1,421 @@
+package overlay
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/obelisk-network/obelisk/identity"
+)
+
+// Registration says which accounts may register at a pillar.
+type Registration string
+
+// Registration policies.
+const (
+	RegistrationOpen   Registration = "open"
+	RegistrationClosed Registration = "closed" // only accounts that were allowed
+)
+
+// PillarConfig is what a Pillar is made of. Fields without a default are
+// required.
+type PillarConfig struct {
+	Network identity.NetworkID
+	Key     *identity.PillarKey
+	Store   Store
+	Links   Links
+	Peers   Peers
+
+	// Admit returns an admission in force at now (Unix ms): signed here by the
+	// network key, or read from the operator's file. It is asked at the start
+	// and before the last one ends.
+	Admit func(now uint64) (identity.Admission, error)
+	// Addrs returns the addresses others are told, without /p2p.
+	Addrs func() []multiaddr.Multiaddr
+	Home  bool
+	Name  string
+
+	// Concern is the default write concern. Default 2.
+	Concern int
+	// MaxBody is the largest plaintext admitted, in bytes. Default DefaultMaxBody.
+	MaxBody int
+	// Registration policy. Default open.
+	Registration Registration
+	// MaxSessions is how many node sessions are served at once; further ones
+	// are sent elsewhere. Default 4096.
+	MaxSessions int
+	// Disk returns the free and total bytes of the store's disk. Default: no
+	// limit.
+	Disk func() (free, total uint64, err error)
+	// StoreLimit is the largest store in bytes; 0: 90 % of the disk.
+	StoreLimit uint64
+
+	// Now is the clock. Default time.Now.
+	Now        func() time.Time
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+// Validate fills in defaults and says what is missing or contradictory.
+func (c *PillarConfig) Validate() error {
+	switch {
+	case c.Network.IsZero():
+		return errors.New("pillar: no network")
+	case c.Key == nil, c.Store == nil, c.Links == nil, c.Peers == nil, c.Admit == nil, c.Addrs == nil:
+		return errors.New("pillar: key, store, links, peers, admit and addrs are required")
+	case c.MaxBody > MaxBody:
+		return errors.New("pillar: the largest body is over the protocol's maximum")
+	}
+	if c.Concern <= 0 {
+		c.Concern = 2
+	}
+	if c.MaxBody <= 0 {
+		c.MaxBody = DefaultMaxBody
+	}
+	if c.Registration == "" {
+		c.Registration = RegistrationOpen
+	}
+	if c.MaxSessions <= 0 {
+		c.MaxSessions = 4096
+	}
+	if c.Disk == nil {
+		c.Disk = func() (uint64, uint64, error) { return 1 << 62, 1 << 62, nil }
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// A Pillar accepts, verifies, stores and serves records: the server half of the
+// domain. It answers nodes' sessions (ProtoNode) by itself; replication with
+// other pillars is its Mesh's, which it tells of every commit and which uses it
+// as its Replica, Records and Notes. All exported methods are safe for
+// concurrent use.
+//
+//	pillar, err := overlay.NewPillar(cfg)
+//	mesh, err := gossip.New(gossip.Config{Replica: pillar, …})
+//	err = pillar.Run(ctx, mesh)
+//
+// The files, in the order of a submission's way:
+//
+//	pillar_session.go    a node's stream: Hello, Register, reading, writing
+//	pillar_submit.go     chunks of submissions, verified by all cores
+//	pillar_admission.go  what is refused although it is valid
+//	pillar_commit.go     the group commit and what follows from it
+//	pillar_mailbox.go    mailboxes: pages, pushes, cursors
+//	pillar_copies.go     watermarks: on how many pillars
+//
+// and beside it pillar_replica.go (what replication asks), pillar_find.go
+// (lookups and the mailbox check), pillar_record.go (its own roster record),
+// pillar_clock.go and pillar_expiry.go (time), pillar_nodes.go (the directory
+// for operators), pillar_metrics.go.
+type Pillar struct {
+	cfg      PillarConfig
+	id       identity.PillarID
+	log      *slog.Logger
+	verifier *Verifier
+	roster   *Roster
+	metrics  *pillarMetrics
+	run      uint64 // names this run to nodes
+	mesh     Mesh   // set before started is closed
+
+	submits chan submitJob // sessions to gather
+	work    chan *chunk    // gather to the verify workers
+	commits chan commitJob // everybody to the committer
+	queued  atomic.Int64   // bytes of submissions on their way, see maxQueued
+
+	running  atomic.Bool
+	started  chan struct{} // closed when Run has begun
+	ending   chan struct{} // closed when Run ends: nothing new is begun
+	quit     chan struct{} // closed when nobody sends to commits but Apply and its like
+	ended    chan struct{} // closed when the committer is done
+	streams  sync.WaitGroup
+	draining atomic.Bool
+	failed   atomic.Pointer[error] // why the store takes nothing any more
+
+	own       pillarSelf
+	accounts  accountCache
+	allowed   allowList
+	disk      diskState
+	clock     pillarClock
+	copies    copiesState
+	mailboxes mailboxCounter
+
+	// mu guards what a commit publishes and who is told of it. It is taken
+	// before any session's own lock, and never held across I/O.
+	mu       sync.Mutex
+	local    uint64              // newest published local commit sequence
+	logs     map[LogID]*LogState // replaced, never changed
+	ownLog   LogID               // of this run; zero before its first entry
+	closed   bool                // no further streams
+	open     map[*pillarSession]struct{}
+	perPeer  map[peer.ID]int
+	live     map[identity.AccountID][]*pillarSession // registered sessions
+	watching map[identity.AccountID]map[*pillarSession]struct{}
+	lastSeen map[identity.DeviceID]time.Time // devices that were here in this run, bounded
+	dropped  Day                             // records of earlier days are gone
+	// rosterNews are records the roster took and that are neither saved nor
+	// pushed yet; rosterWake tells.
+	rosterNews []*Record
+	rosterWake chan struct{}
+}
+
+// NewPillar loads what the store knows (logs, roster, policy), makes the
+// pillar's own record and starts listening for sessions, which wait for Run.
+func NewPillar(cfg PillarConfig) (*Pillar, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Pillar{
+		cfg:        cfg,
+		id:         cfg.Key.ID(),
+		log:        cfg.Logger.With("component", "pillar"),
+		verifier:   NewVerifier(cfg.Network),
+		metrics:    newPillarMetrics(cfg.Registerer),
+		run:        randomUint64(),
+		submits:    make(chan submitJob, submitQueue),
+		work:       make(chan *chunk, runtime.GOMAXPROCS(0)),
+		commits:    make(chan commitJob, commitQueue),
+		started:    make(chan struct{}),
+		ending:     make(chan struct{}),
+		quit:       make(chan struct{}),
+		ended:      make(chan struct{}),
+		logs:       map[LogID]*LogState{},
+		open:       map[*pillarSession]struct{}{},
+		perPeer:    map[peer.ID]int{},
+		live:       map[identity.AccountID][]*pillarSession{},
+		watching:   map[identity.AccountID]map[*pillarSession]struct{}{},
+		lastSeen:   map[identity.DeviceID]time.Time{},
+		rosterWake: make(chan struct{}, 1),
+	}
+	p.roster = NewRoster(p.verifier)
+	p.copies.init()
+	if err := p.load(); err != nil {
+		return nil, fmt.Errorf("pillar: load: %w", err)
+	}
+	p.roster.Watch(p.rosterChanged)
+	if err := p.renewRecord(true); err != nil {
+		return nil, fmt.Errorf("pillar: %w", err)
+	}
+	p.checkDisk()
+	cfg.Links.Handle(ProtoNode, p.serve)
+	return p, nil
+}
+
+// load reads the store's values.
+func (p *Pillar) load() error {
+	view := p.cfg.Store.View()
+	defer view.Close()
+	var bad error
+	err := view.Values(logStatePrefix, func(key string, data []byte) bool {
+		state, err := DecodeLogState(data)
+		if err != nil {
+			bad = fmt.Errorf("state of a log: %w", err)
+			return false
+		}
+		p.logs[state.Log] = &state
+		return true
+	})
+	if err = errors.Join(err, bad); err != nil {
+		return err
+	}
+	p.local = view.LastLocal()
+	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now()), p.mailboxes.load(view))
+}
+
+// Run serves until ctx ends, then ends all sessions, commits what was accepted
+// for committing and returns. It owns every goroutine of the pillar. A Pillar
+// runs once.
+func (p *Pillar) Run(ctx context.Context, mesh Mesh) error {
+	if !p.running.CompareAndSwap(false, true) {
+		return errors.New("pillar: Run called twice")
+	}
+	p.mesh = mesh
+	var workers, committer, others sync.WaitGroup
+	committer.Go(p.commitLoop)
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(p.verifyLoop)
+	}
+	workers.Go(p.gather)
+	others.Go(func() { p.copiesLoop(ctx) })
+	others.Go(func() { p.tickLoop(ctx) })
+	close(p.started)
+
+	<-ctx.Done()
+	p.cfg.Links.Handle(ProtoNode, nil)
+	p.endSessions()
+	p.streams.Wait()
+	close(p.ending)
+	others.Wait()
+	close(p.submits) // all senders were sessions
+	workers.Wait()
+	p.saveLast()
+	close(p.quit)
+	committer.Wait()
+	close(p.ended)
+	return nil
+}
+
+// tickLoop does what is due now and then.
+func (p *Pillar) tickLoop(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.rosterWake:
+			p.rosterNewsOut(ctx)
+			continue
+		case <-tick.C:
+		}
+		p.checkDisk()
+		if n%cursorSeconds == 0 {
+			p.handOverCursors()
+			p.checkClock()
+		}
+		if n%10 == 0 {
+			if err := p.renewRecord(false); err != nil {
+				p.log.Warn("own pillar record not renewed", "err", err)
+			}
+		}
+		if n%60 == 0 {
+			p.saveNow(ctx)
+		}
+		if n%600 == 60 {
+			p.expire(ctx)
+		}
+	}
+}
+
+// saveNow writes the small values that change slowly.
+func (p *Pillar) saveNow(ctx context.Context) {
+	values := append(p.clock.values(p.now()), p.mailboxes.values()...)
+	if values = append(values, p.rosterLocals()...); len(values) == 0 {
+		return
+	}
+	if err := p.commitValues(ctx, values, nil); err != nil && ctx.Err() == nil {
+		p.log.Warn("values not saved", "err", err)
+	}
+}
+
+// saveLast is saveNow for the end of Run, when only the committer still runs.
+func (p *Pillar) saveLast() {
+	if values := append(p.clock.values(p.now()), p.mailboxes.values()...); p.failure() == nil {
+		p.commits <- commitJob{values: values, done: make(chan error, 1)}
+	}
+}
+
+// Roster is who is a pillar. Whoever learns of pillars adds them here.
+func (p *Pillar) Roster() *Roster { return p.roster }
+
+// Verifier checks records of the pillar's network.
+func (p *Pillar) Verifier() *Verifier { return p.verifier }
+
+// Drain makes the pillar refuse submissions and new sessions and tells its
+// nodes to move on to others; reading goes on. Drain(false) ends that.
+func (p *Pillar) Drain(on bool) {
+	if p.draining.Swap(on) == on || !on {
+		return
+	}
+	p.tellAll(&Busy{Err: errDraining})
+}
+
+// Status describes the pillar as it is now.
+func (p *Pillar) Status() PillarSelfStatus {
+	stats := p.cfg.Store.Stats()
+	st := PillarSelfStatus{
+		ID:         p.id,
+		Network:    p.cfg.Network,
+		Records:    stats.Records,
+		Mailboxes:  p.mailboxes.count(),
+		StoreBytes: stats.Bytes,
+		ClockSkew:  p.clock.skew(),
+		Draining:   p.draining.Load(),
+		Full:       p.disk.full.Load(),
+		Failed:     p.failure(),
+	}
+	if st.Failed == nil {
+		st.Failed = stats.Failed
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if own := p.logs[p.ownLog]; own != nil {
+		st.Log = own.Position
+	}
+	for _, sessions := range p.live {
+		st.NodesConnected += len(sessions)
+	}
+	return st
+}
+
+// failure returns why the store takes nothing any more, nil while it does.
+func (p *Pillar) failure() error {
+	if err := p.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// now is the clock in Unix ms.
+func (p *Pillar) now() uint64 { return uint64(max(0, p.cfg.Now().UnixMilli())) }
+
+func randomUint64() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // never fails since Go 1.24
+	return binary.BigEndian.Uint64(b[:]) >> 1
+}
+
+// PillarSelfStatus is what a pillar says of itself, in the shape of
+// GET /v1/status less what the process adds.
+type PillarSelfStatus struct {
+	ID             identity.PillarID
+	Network        identity.NetworkID
+	Log            Position // its own log of this run; zero before its first entry
+	Records        uint64
+	Mailboxes      uint64 // accounts with a mailbox that was filed into
+	StoreBytes     uint64
+	NodesConnected int
+	ClockSkew      time.Duration
+	Draining       bool
+	Full           bool
+	Failed         error // the store failed: reads only
+}
+
+// NodeEntry is an account in a pillar's or node's directory, in the shape of
+// GET /v1/nodes.
+type NodeEntry struct {
+	Account identity.AccountID `json:"account"`
+	Name    string             `json:"name"`
+	Devices []DeviceEntry      `json:"devices"`
+}
+
+// DeviceEntry is a device of a NodeEntry.
+type DeviceEntry struct {
+	Device   identity.DeviceID   `json:"device"`
+	Online   bool                `json:"online"`
+	Pillars  []identity.PillarID `json:"pillars"`
+	LastSeen time.Time           `json:"last_seen"`
+}
+
+// Runner is long-lived work: Run blocks until ctx ends or it fails, and leaves
+// no goroutine behind.
+type Runner interface {
+	Run(ctx context.Context) error
+}

@@ -1,0 +1,358 @@
+package overlay
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Bounds of what waits for copies.
+const (
+	// maxWaits is how many submissions of one session wait for further copies;
+	// the oldest are forgotten first, and their node asks by submitting again.
+	maxWaits = 8192
+	// maxAsks is how many duplicates of other logs wait to be asked about.
+	maxAsks   = 8192
+	askEvery  = 2 * time.Second
+	askTries  = 150
+	askAtOnce = 1024
+	askTime   = 5 * time.Second
+)
+
+// copiesState knows on how many pillars records are. For the own log the mesh
+// tells (Acked); for records of other logs the pillars are asked. mu is taken
+// before a session's own lock.
+type copiesState struct {
+	wake chan struct{}
+
+	mu      sync.Mutex
+	log     LogID     // which durable is about
+	durable []Durable // as told last
+	waiting map[*pillarSession]struct{}
+	asks    []copiesAsk
+}
+
+// sessionWaits are a session's submissions in the own log that it wants more
+// copies of, ascending.
+type sessionWaits struct {
+	log  LogID
+	list []copiesWait
+	told [maxLevel + 1]uint64 // told[c]: up to here the session was told of c copies
+}
+
+type copiesWait struct {
+	seq  uint64
+	want uint64
+}
+
+// maxLevel is the highest number of copies that watermarks tell of.
+const maxLevel = 16
+
+// copiesAsk is a duplicate in another log than this run's.
+type copiesAsk struct {
+	s    *pillarSession
+	ref  Ref
+	dot  Dot
+	want uint64
+	told uint64
+	left int
+}
+
+func (c *copiesState) init() {
+	c.wake = make(chan struct{}, 1)
+	c.waiting = map[*pillarSession]struct{}{}
+}
+
+// Acked implements gossip.Replica: it tells how far the own log is durable at
+// other pillars. It does not block.
+func (p *Pillar) Acked(log LogID, durable []Durable) {
+	c := &p.copies
+	c.mu.Lock()
+	c.log, c.durable = log, append(c.durable[:0], durable...)
+	c.mu.Unlock()
+	c.signal()
+}
+
+func (c *copiesState) signal() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// of returns on how many pillars dot is known to be, this one included. c.mu
+// is held.
+func (c *copiesState) of(dot Dot) uint64 {
+	n := 0
+	if dot.Log == c.log {
+		for _, d := range c.durable {
+			if d.Seq >= dot.Seq {
+				n = max(n, d.Copies)
+			}
+		}
+	}
+	return 1 + uint64(max(0, n))
+}
+
+// answer queues the answer to a submission that is stored at dot, and
+// remembers it if its session wants to hear of more copies.
+func (c *copiesState) answer(sub *submission, dot Dot, ref Ref) {
+	if sub.s == nil {
+		return
+	}
+	c.mu.Lock()
+	ask := c.answerLocked(sub, dot, ref)
+	c.mu.Unlock()
+	sub.s.wakeWriter()
+	if ask {
+		c.signal()
+	}
+}
+
+// answerAll answers a committed chunk. records are the commit's.
+func (c *copiesState) answerAll(ch *chunk, records []Arrival) {
+	c.mu.Lock()
+	ask := false
+	var last *pillarSession
+	for i := range ch.subs {
+		sub := &ch.subs[i]
+		if sub.s == nil {
+			continue
+		}
+		dot := sub.dot
+		if sub.at >= 0 {
+			dot = records[sub.at].Dot
+		}
+		if sub.at < 0 || sub.known {
+			sub.s.p.metrics.duplicate.Inc()
+		} else {
+			sub.s.p.metrics.stored.Inc()
+		}
+		if c.answerLocked(sub, dot, sub.rec.Ref()) {
+			ask = true
+		}
+		if last != nil && last != sub.s {
+			last.wakeWriter()
+		}
+		last = sub.s
+	}
+	c.mu.Unlock()
+	if last != nil {
+		last.wakeWriter()
+	}
+	if ask {
+		c.signal()
+	}
+}
+
+// answerLocked does one answer. It reports whether other pillars are to be
+// asked. c.mu is held.
+func (c *copiesState) answerLocked(sub *submission, dot Dot, ref Ref) (ask bool) {
+	s := sub.s
+	copies := c.of(dot)
+	s.mu.Lock()
+	s.answerLocked(ResultLine{N: sub.n, Dot: dot, Copies: copies})
+	over := s.dead || s.closing
+	s.mu.Unlock()
+	want := min(sub.concern, maxLevel)
+	if copies >= want || over {
+		return false
+	}
+	s.p.mu.Lock()
+	own := dot.Log == s.p.ownLog
+	s.p.mu.Unlock()
+	if own {
+		c.await(s, dot, want)
+		return false
+	}
+	if len(c.asks) >= maxAsks {
+		return false
+	}
+	c.asks = append(c.asks, copiesAsk{s: s, ref: ref, dot: dot, want: want, told: copies, left: askTries})
+	return true
+}
+
+// await remembers that a session wants more copies of a dot in the own log.
+// c.mu is held.
+func (c *copiesState) await(s *pillarSession, dot Dot, want uint64) {
+	w := &s.waits
+	if w.log != dot.Log {
+		*w = sessionWaits{log: dot.Log}
+	}
+	if n := len(w.list); n > 0 && w.list[n-1].seq >= dot.Seq {
+		// A duplicate of an older one: it is told as if it were new.
+		w.told = [maxLevel + 1]uint64{}
+		i := 0
+		for i < n && w.list[i].seq < dot.Seq {
+			i++
+		}
+		if w.list[i].seq == dot.Seq {
+			w.list[i].want = max(w.list[i].want, want)
+			return
+		}
+		w.list = append(w.list, copiesWait{})
+		copy(w.list[i+1:], w.list[i:])
+		w.list[i] = copiesWait{dot.Seq, want}
+	} else {
+		w.list = append(w.list, copiesWait{dot.Seq, want})
+	}
+	if len(w.list) > maxWaits {
+		w.list = append(w.list[:0], w.list[len(w.list)-maxWaits/2:]...)
+	}
+	c.waiting[s] = struct{}{}
+}
+
+// forget drops what a session waits for.
+func (c *copiesState) forget(s *pillarSession) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.waiting, s)
+	s.waits = sessionWaits{}
+	kept := c.asks[:0]
+	for _, a := range c.asks {
+		if a.s != s {
+			kept = append(kept, a)
+		}
+	}
+	clear(c.asks[len(kept):])
+	c.asks = kept
+}
+
+// copiesLoop sends watermarks until ctx ends.
+func (p *Pillar) copiesLoop(ctx context.Context) {
+	again := time.NewTimer(askEvery)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.copies.wake:
+		case <-again.C:
+		}
+		p.tellWaiting()
+		p.askCopies(ctx)
+		again.Reset(askEvery)
+	}
+}
+
+// tellWaiting sends what the newest Acked means to each session.
+func (p *Pillar) tellWaiting() {
+	living := uint64(max(2, p.roster.Living(p.now())))
+	c := &p.copies
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s := range c.waiting {
+		if s.waits.log != c.log {
+			continue
+		}
+		for _, d := range c.durable {
+			copies := min(uint64(max(0, d.Copies))+1, maxLevel)
+			if copies < 2 {
+				continue
+			}
+			s.waits.tell(s, d.Seq, copies)
+		}
+		if s.waits.prune(c, living); len(s.waits.list) == 0 {
+			delete(c.waiting, s)
+		}
+	}
+}
+
+// tell sends a watermark if it says something new about what waits. The
+// Pillar's copies.mu is held.
+func (w *sessionWaits) tell(s *pillarSession, to, copies uint64) {
+	if to <= w.told[copies] || len(w.list) == 0 {
+		return
+	}
+	from := uint64(0)
+	for _, x := range w.list {
+		if x.seq > w.told[copies] {
+			from = x.seq
+			break
+		}
+	}
+	if from == 0 || from > to {
+		return
+	}
+	w.told[copies] = to
+	s.mark(Watermark{Log: w.log, From: from, To: to, Copies: copies})
+}
+
+// prune forgets what has the copies it wanted, or as many as there are pillars.
+// c.mu is held.
+func (w *sessionWaits) prune(c *copiesState, living uint64) {
+	kept := w.list[:0]
+	for _, x := range w.list {
+		if c.of(Dot{w.log, x.seq}) < min(x.want, living) {
+			kept = append(kept, x)
+		}
+	}
+	if w.list = kept; len(kept) == 0 {
+		w.list = nil
+	}
+}
+
+// mark queues a watermark.
+func (s *pillarSession) mark(m Watermark) {
+	s.mu.Lock()
+	if !s.dead && !s.closing {
+		if s.marks = append(s.marks, m); len(s.marks) > maxResults {
+			s.dropLocked()
+		}
+	}
+	s.mu.Unlock()
+	s.p.metrics.watermarks.Inc()
+	s.wakeWriter()
+}
+
+// askCopies asks all pillars about duplicates of other logs.
+func (p *Pillar) askCopies(ctx context.Context) {
+	c := &p.copies
+	c.mu.Lock()
+	asks := c.asks
+	c.asks = nil
+	c.mu.Unlock()
+	living := uint64(max(2, p.roster.Living(p.now())))
+	var rest []copiesAsk
+	for len(asks) > 0 {
+		n := min(len(asks), askAtOnce)
+		rest = append(rest, p.askSome(ctx, asks[:n], living)...)
+		asks = asks[n:]
+	}
+	if len(rest) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if room := maxAsks - len(c.asks); len(rest) > room {
+		rest = rest[:room]
+	}
+	c.asks = append(rest, c.asks...)
+}
+
+// askSome asks once and returns what is to be asked again.
+func (p *Pillar) askSome(ctx context.Context, asks []copiesAsk, living uint64) (again []copiesAsk) {
+	ids := make([]RecordID, len(asks))
+	for i := range asks {
+		ids[i] = asks[i].ref.ID
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	held, err := p.mesh.Copies(ctx, ids)
+	for i := range asks {
+		a := &asks[i]
+		if err == nil && i < len(held) {
+			if copies := uint64(max(0, held[i])) + 1; copies > a.told {
+				a.told = copies
+				a.s.mark(Watermark{Log: a.dot.Log, From: a.dot.Seq, To: a.dot.Seq, Copies: copies})
+			}
+		}
+		a.s.mu.Lock()
+		over := a.s.dead || a.s.closing
+		a.s.mu.Unlock()
+		if a.left--; a.told < min(a.want, living) && a.left > 0 && !over {
+			again = append(again, *a)
+		}
+	}
+	return again
+}

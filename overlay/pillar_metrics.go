@@ -1,0 +1,65 @@
+package overlay
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// pillarMetrics are the counters of one Pillar.
+type pillarMetrics struct {
+	submissions *prometheus.CounterVec // result: stored, duplicate or a refusal's code
+	stored      prometheus.Counter     // submissions{stored}, looked up once
+	duplicate   prometheus.Counter
+	commitSize  prometheus.Histogram
+	commitTook  prometheus.Histogram
+	verifyTook  prometheus.Histogram
+	sessions    prometheus.Gauge
+	refused     *prometheus.CounterVec // sessions refused or ended by this side, by code
+	pushes      prometheus.Counter
+	void        prometheus.Counter
+	droppedDays prometheus.Counter
+	watermarks  prometheus.Counter
+}
+
+func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Name: "obelisk_overlay_" + name, Help: help}
+	}
+	histogram := func(name, help string, start, factor float64, n int) prometheus.Histogram {
+		return pillarMetric(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "obelisk_overlay_" + name, Help: help,
+			Buckets: prometheus.ExponentialBuckets(start, factor, n)}))
+	}
+	m := &pillarMetrics{
+		submissions: pillarMetric(reg, prometheus.NewCounterVec(counter("submissions_total", "Records submitted by nodes, by result."), []string{"result"})),
+		commitSize:  histogram("commit_records", "Records and log entries of a group commit.", 1, 2, 14),
+		commitTook:  histogram("commit_seconds", "Time a group commit took to be durable.", 50e-6, 2, 18),
+		verifyTook:  histogram("verify_seconds", "Time a chunk of submissions took to be checked.", 50e-6, 2, 16),
+		sessions: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "obelisk_overlay_sessions", Help: "Registered sessions of nodes."})),
+		refused:     pillarMetric(reg, prometheus.NewCounterVec(counter("sessions_refused_total", "Sessions refused or ended by this side, by code."), []string{"code"})),
+		pushes:      pillarMetric(reg, prometheus.NewCounter(counter("pushes_total", "Records pushed to connected recipients as they were committed."))),
+		void:        pillarMetric(reg, prometheus.NewCounter(counter("void_total", "Log entries of other pillars that are no valid records."))),
+		droppedDays: pillarMetric(reg, prometheus.NewCounter(counter("expired_dropped_days", "Expiry days whose records were deleted."))),
+		watermarks:  pillarMetric(reg, prometheus.NewCounter(counter("watermarks_total", "Watermarks sent."))),
+	}
+	m.stored = m.submissions.WithLabelValues("stored")
+	m.duplicate = m.submissions.WithLabelValues("duplicate")
+	return m
+}
+
+// pillarMetric registers c, or finds the one that another Pillar of the same
+// process registered. Without a registerer nobody reads it.
+func pillarMetric[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+	if reg == nil {
+		return c
+	}
+	var exists prometheus.AlreadyRegisteredError
+	if err := reg.Register(c); errors.As(err, &exists) {
+		if old, ok := exists.ExistingCollector.(C); ok {
+			return old
+		}
+	}
+	return c
+}

@@ -1,0 +1,181 @@
+package overlay
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/obelisk-network/obelisk/identity"
+)
+
+// A pillar's own record: who it is, where it is, that it is admitted.
+
+// pillarLife is how long a pillar record lives; it is renewed at half of it. A
+// pillar that is gone for good counts in write concerns as long.
+const pillarLife = 7 * DayMillis
+
+// Value keys of the roster: the data is 1 if the record was learned locally,
+// else 0, and then the record.
+const (
+	rosterPillarPrefix     = "roster/p/"
+	rosterRevocationPrefix = "roster/r/"
+)
+
+// pillarSelf is the pillar's own record.
+type pillarSelf struct {
+	mu     sync.Mutex
+	record *Record         // guarded by mu
+	locals map[string]bool // guarded by mu; what was saved of the Local flags, by value key
+
+	// Only renewRecord's, whose calls do not overlap:
+	bin       []byte // what record says
+	admission identity.Admission
+	asked     uint64 // when the admission was obtained, Unix ms
+}
+
+// Record returns the pillar's own newest record. It is never nil.
+func (p *Pillar) Record() *Record {
+	p.own.mu.Lock()
+	defer p.own.mu.Unlock()
+	return p.own.record
+}
+
+// renewRecord signs a new record if force is set, the one there is lived half
+// its life, or what it says has changed, and adds it to the roster.
+func (p *Pillar) renewRecord(force bool) error {
+	now := p.now()
+	own := &p.own
+	old := p.Record()
+	if life := own.admission.NotAfter - own.asked; force || now >= own.asked+life/2 {
+		admission, err := p.cfg.Admit(now)
+		if err == nil && admission.Pillar != p.id {
+			err = fmt.Errorf("it is for pillar %s", admission.Pillar)
+		}
+		if err == nil {
+			err = admission.Valid(p.cfg.Network, now)
+		}
+		switch {
+		case err == nil:
+			own.admission, own.asked = admission, now
+		case old == nil:
+			return fmt.Errorf("admission: %w", err)
+		default:
+			p.log.Warn("admission not renewed", "ends", millisText(own.admission.NotAfter), "err", err)
+		}
+	}
+	info := PillarInfo{Home: p.cfg.Home, Name: p.cfg.Name, Addrs: p.cfg.Addrs(), Admission: own.admission}
+	if len(info.Addrs) > MaxAddrs {
+		info.Addrs = info.Addrs[:MaxAddrs]
+	}
+	bin := info.Append(nil)
+	if !force && bytes.Equal(bin, own.bin) && now < old.Created+pillarLife/2 {
+		return nil
+	}
+	created := now
+	if last, ok := p.roster.Lookup(p.id); ok {
+		created = max(created, last.Record.Created+1)
+	}
+	draft := Draft{Kind: KindPillar, Author: string(p.id), Created: created, Expires: created + pillarLife, Bin: bin}
+	record, err := draft.Sign(p.cfg.Network, p.cfg.Key)
+	if err != nil {
+		return fmt.Errorf("own record: %w", err)
+	}
+	if _, err := p.roster.Add(now, true, record.Raw); err != nil {
+		return fmt.Errorf("own record: %w", err)
+	}
+	own.bin = bin
+	own.mu.Lock()
+	defer own.mu.Unlock()
+	own.record = record
+	return nil
+}
+
+// loadRoster reads the roster's values.
+func (p *Pillar) loadRoster(view View) error {
+	p.own.locals = map[string]bool{}
+	now := p.now()
+	return view.Values("roster/", func(key string, data []byte) bool {
+		if len(data) == 0 {
+			return true
+		}
+		local := data[0] == 1
+		if _, err := p.roster.Add(now, local, data[1:]); err != nil {
+			p.log.Warn("roster record not loaded", "err", err)
+			return true
+		}
+		p.own.locals[key] = local
+		return true
+	})
+}
+
+// rosterChanged is the roster's watcher.
+func (p *Pillar) rosterChanged(added []*Record) {
+	p.mu.Lock()
+	p.rosterNews = append(p.rosterNews, added...)
+	p.mu.Unlock()
+	select {
+	case p.rosterWake <- struct{}{}:
+	default:
+	}
+}
+
+// rosterNewsOut saves what is new in the roster and pushes it to all sessions.
+func (p *Pillar) rosterNewsOut(ctx context.Context) {
+	p.mu.Lock()
+	news := p.rosterNews
+	p.rosterNews = nil
+	p.mu.Unlock()
+	for len(news) > 0 {
+		n := min(len(news), 64) // a few frames' worth at most
+		msg := &RosterMsg{}
+		values := make([]Value, 0, n)
+		for _, rec := range news[:n] {
+			msg.Records = append(msg.Records, rec.Raw)
+			if v, ok := p.rosterValue(rec); ok {
+				values = append(values, v)
+			}
+		}
+		news = news[n:]
+		p.tellAll(msg)
+		if err := p.commitValues(ctx, values, nil); err != nil && ctx.Err() == nil {
+			p.log.Warn("roster not saved", "err", err)
+		}
+	}
+}
+
+func (p *Pillar) rosterValue(rec *Record) (Value, bool) {
+	if rec.Kind == KindRevocation {
+		info, err := ParseRevocationInfo(rec.Bin)
+		if err != nil {
+			return Value{}, false
+		}
+		return Value{Key: rosterRevocationPrefix + string(info.Pillar), Data: append([]byte{0}, rec.Raw...)}, true
+	}
+	entry, ok := p.roster.Lookup(rec.Pillar())
+	if !ok {
+		return Value{}, false
+	}
+	v := Value{Key: rosterPillarPrefix + string(entry.Pillar),
+		Data: append([]byte{byte(btoi(entry.Local))}, entry.Record.Raw...)}
+	p.own.mu.Lock()
+	p.own.locals[v.Key] = entry.Local
+	p.own.mu.Unlock()
+	return v, true
+}
+
+// rosterLocals returns the values of pillars that became local since they were
+// saved.
+func (p *Pillar) rosterLocals() (values []Value) {
+	for _, e := range p.roster.Entries() {
+		p.own.mu.Lock()
+		saved := p.own.locals[rosterPillarPrefix+string(e.Pillar)]
+		p.own.mu.Unlock()
+		if saved != e.Local {
+			if v, ok := p.rosterValue(e.Record); ok {
+				values = append(values, v)
+			}
+		}
+	}
+	return values
+}

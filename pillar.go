@@ -1,0 +1,496 @@
+package obelisk
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/obelisk-network/obelisk/admin"
+	"github.com/obelisk-network/obelisk/gossip"
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/relay"
+	"github.com/obelisk-network/obelisk/store"
+)
+
+// Memory budgets in bytes.
+const (
+	DefaultMemory = 512 << 20
+	minMemory     = 8 << 20
+)
+
+// PillarConfig describes a Pillar. Dir is required.
+type PillarConfig struct {
+	// Dir is the data directory, made with mode 0700 if it does not exist.
+	Dir string
+	// Listen and Announce are multiaddrs without /p2p, e.g.
+	// /ip4/0.0.0.0/udp/4001/quic-v1; port 0 picks a free one. Defaults: UDP and
+	// TCP port 4001 on all addresses; what it listens on.
+	Listen, Announce []string
+	// Join are pillars to start from, each a multiaddr with /p2p or a join link.
+	// They are remembered.
+	Join []string
+	// NetworkKey is the file of the network key. Default network.key in Dir,
+	// which is made, and with it a network, only if the pillar knows of no
+	// network: neither Join, now or earlier, nor an admission.
+	NetworkKey string
+	// Admission is the file of an admission by who holds the network key; it is
+	// read again when one is needed. Default admission in Dir.
+	Admission string
+	// Home says that the pillar is behind a NAT and is reached through others.
+	Home bool
+	// Name is told to others beside the ID; anybody can claim any.
+	Name string
+	// Concern is how many pillars must hold a message before it counts as
+	// replicated, where its sender does not say. Default 2.
+	Concern int
+	// StoreLimit is the largest store in bytes. Default 90 % of the disk.
+	StoreLimit uint64
+	// Memory is about how much the pillar may take in bytes, at least 8 MiB.
+	// Default DefaultMemory.
+	Memory int64
+	// Registration says who may register. Default RegistrationOpen.
+	Registration Registration
+
+	// Admin is the HOST:PORT of the admin port; "" or Off: none. An address that
+	// others reach needs a certificate or AdminInsecure.
+	Admin string
+	// AdminTLSCert and AdminTLSKey are PEM files.
+	AdminTLSCert, AdminTLSKey string
+	// AdminInsecure allows an admin port without TLS on any address.
+	AdminInsecure bool
+
+	// Version is told to others and stands in the status. Default Version().
+	Version string
+	// Logger gets what an operator acts on. Default: discarded.
+	Logger *slog.Logger
+	// Registry collects the metrics. Default: one of its own; two pillars must
+	// not share one.
+	Registry *prometheus.Registry
+}
+
+// Validate fills in defaults and says what is missing or contradictory.
+func (c *PillarConfig) Validate() error {
+	if c.Dir == "" {
+		return fmt.Errorf("%w: no data directory", ErrConfig)
+	}
+	if c.Memory == 0 {
+		c.Memory = DefaultMemory
+	}
+	if c.Memory < minMemory {
+		return fmt.Errorf("%w: a memory budget of %d bytes; a pillar needs %d", ErrConfig, c.Memory, minMemory)
+	}
+	if c.Concern < 0 || c.Concern > 255 {
+		return fmt.Errorf("%w: a concern of %d copies; want 1 to 255", ErrConfig, c.Concern)
+	}
+	switch c.Registration {
+	case "", RegistrationOpen, RegistrationClosed:
+	default:
+		return fmt.Errorf("%w: registration %q; want open or closed", ErrConfig, c.Registration)
+	}
+	if c.Admin == Off {
+		c.Admin = ""
+	}
+	if (c.AdminTLSCert == "") != (c.AdminTLSKey == "") {
+		return fmt.Errorf("%w: --admin-tls-cert and --admin-tls-key go together", ErrConfig)
+	}
+	if c.Admin != "" {
+		if _, _, err := net.SplitHostPort(c.Admin); err != nil {
+			return fmt.Errorf("%w: admin address %q; want HOST:PORT or off", ErrConfig, c.Admin)
+		}
+		if !admin.IsLoopback(c.Admin) && c.AdminTLSCert == "" && !c.AdminInsecure {
+			return fmt.Errorf("%w: the admin address %s is reached by others: give --admin-tls-cert and --admin-tls-key, or --admin-insecure", ErrConfig, c.Admin)
+		}
+	}
+	if c.Version == "" {
+		c.Version = Version()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Registry == nil {
+		c.Registry = prometheus.NewRegistry()
+		c.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
+	return nil
+}
+
+// Pillar is a running pillar. All methods are safe for concurrent use.
+type Pillar struct {
+	cfg     PillarConfig
+	log     *slog.Logger
+	life    *lifecycle
+	dir     *dataDir
+	host    *relay.Host
+	core    *overlay.Pillar
+	mesh    *gossip.Mesh
+	network identity.NetworkID
+	started time.Time
+	admin   string // where the admin port listens; "" if it does not
+}
+
+// OpenPillar starts a pillar and returns when it serves. ctx bounds the start
+// only: the pillar runs until Close, or until Done tells that it failed.
+//
+// Errors: ErrLocked, ErrNotAdmitted, ErrConfig, an *Error with wrong_network,
+// and what identity, store and relay say of keys, disk and addresses.
+//
+//	                       admin port ── run.json
+//	                            │
+//	    relay.Host ◄──────── Pillar ─────► overlay.Pillar ─► store.Pebble
+//	Links, Packets, Peers       │              ▲    │
+//	        ▲                   │      Replica │    │ Mesh
+//	        └──────────── gossip.Mesh ─────────┘◄───┘
+//
+// Started: lock, keys, store, host, listening, pillar, mesh, admin port,
+// run.json; stopped in the reverse order.
+func OpenPillar(ctx context.Context, cfg PillarConfig) (*Pillar, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	invited, listen, announce, err := parseAddresses(cfg.Join, cfg.Listen, cfg.Announce)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := openDataDir(cfg.Dir, RolePillar)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pillar{cfg: cfg, log: cfg.Logger, life: newLifecycle(), dir: dir, started: time.Now()}
+	p.life.onStop("lock", dir.close)
+	if err := p.start(ctx, invited, listen, announce); err != nil {
+		return nil, p.life.abandon(err)
+	}
+	p.life.supervise()
+	return p, nil
+}
+
+// parseAddresses reads what must be right before anything is made on disk.
+func parseAddresses(join, listen, announce []string) ([]string, []multiaddr.Multiaddr, []multiaddr.Multiaddr, error) {
+	for _, j := range join {
+		if _, err := overlay.ParseInvitation(j); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	l, err := relay.ParseAddrs(listen)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	a, err := relay.ParseAddrs(announce)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return join, l, a, nil
+}
+
+func (p *Pillar) start(ctx context.Context, join []string, listen, announce []multiaddr.Multiaddr) error {
+	key, _, err := identity.LoadOrCreatePillarKey(p.dir.file(filePillar))
+	if err != nil {
+		return err
+	}
+	invitations, err := p.dir.remember(join)
+	if err != nil {
+		return err
+	}
+	member, err := p.dir.findMembership(&p.cfg, key.ID(), invitations)
+	if err != nil {
+		return err
+	}
+	records, err := store.OpenPebble(store.PebbleConfig{Dir: p.dir.file(dirStore), Memory: p.cfg.Memory / 2, Logger: p.log})
+	if err != nil {
+		return err
+	}
+	p.life.onStop("store", records.Close)
+	p.host, err = relay.New(relay.Config{
+		Key: key.Private(), Role: relay.RolePillar, Home: p.cfg.Home, Listen: listen, Announce: announce,
+		UserAgent: "obelisk/" + p.cfg.Version, Logger: p.log, Registerer: p.cfg.Registry,
+	})
+	if err != nil {
+		return err
+	}
+	p.life.onStop("connections", p.host.Shutdown)
+	if member.network.IsZero() {
+		if member.network, err = learnNetwork(ctx, p.host, key.ID(), invitations); err != nil {
+			return err
+		}
+	}
+	if _, err := member.admit(uint64(p.started.UnixMilli())); err != nil {
+		return err
+	}
+	if err := p.dir.pin(member.network); err != nil {
+		return err
+	}
+	p.network = member.network
+	// The pillar's record says where it listens, so that comes first. Whoever
+	// connects before the handlers are there tries again.
+	if err := p.host.Listen(); err != nil {
+		return err
+	}
+	p.core, err = overlay.NewPillar(overlay.PillarConfig{
+		Network: p.network, Key: key, Store: records, Links: p.host, Peers: p.host,
+		Admit: member.admit, Addrs: p.host.Addrs, Home: p.cfg.Home, Name: p.cfg.Name,
+		Concern: p.cfg.Concern, Registration: p.cfg.Registration, StoreLimit: p.cfg.StoreLimit,
+		Disk:   func() (uint64, uint64, error) { return diskSpace(p.dir.path) },
+		Logger: p.log, Registerer: p.cfg.Registry,
+	})
+	if err != nil {
+		return err
+	}
+	var bootstrap []overlay.PillarAddr
+	for _, inv := range invitations {
+		bootstrap = append(bootstrap, inv.Pillars...)
+	}
+	p.mesh, err = gossip.New(gossip.Config{
+		Network: p.network, Key: key, Links: p.host, Packets: p.host, Peers: p.host,
+		Roster: p.core.Roster(), Replica: p.core, Records: p.core, Notes: p.core, Own: p.core.Record,
+		Bootstrap: bootstrap, Logger: p.log, Registerer: p.cfg.Registry,
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.dir.takeAllowed(p.core.Allow); err != nil {
+		return err
+	}
+	p.life.run("pillar", func(ctx context.Context) error { return p.core.Run(ctx, p.mesh) })
+	p.life.run("mesh", p.mesh.Run)
+	if err := p.startAdmin(); err != nil {
+		return err
+	}
+	p.life.onStop("run.json", p.dir.removeRun)
+	if err := p.dir.writeRun(p.runInfo()); err != nil {
+		return err
+	}
+	p.log.Info("pillar ready", "pillar", p.ID(), "network", p.network, "admin", p.admin)
+	return nil
+}
+
+func (p *Pillar) startAdmin() error {
+	if p.cfg.Admin == "" {
+		return nil
+	}
+	token, err := admin.LoadOrCreateToken(p.dir.file(fileToken))
+	if err != nil {
+		return err
+	}
+	ln, err := admin.Listen(p.cfg.Admin)
+	if err != nil {
+		return err
+	}
+	p.admin = admin.ListenAddr(ln)
+	host, _, _ := net.SplitHostPort(p.cfg.Admin)
+	if p.cfg.AdminTLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(p.cfg.AdminTLSCert, p.cfg.AdminTLSKey)
+		if err != nil {
+			ln.Close()
+			return fmt.Errorf("admin certificate: %w", err)
+		}
+		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+		p.admin = "https://" + p.admin
+	}
+	h := admin.NewPillarHandler(p, p.cfg.Registry, admin.Config{Token: token, Hosts: []string{host}, Logger: p.log.With("component", "admin")})
+	p.life.run("admin port", func(ctx context.Context) error { return admin.Serve(ctx, ln, h, p.log) })
+	return nil
+}
+
+func (p *Pillar) runInfo() *RunInfo {
+	return &RunInfo{
+		Role: RolePillar.String(), ID: p.ID().String(), PID: os.Getpid(), Version: p.cfg.Version,
+		Network: p.network.String(), Listen: p.Listen(), JoinLink: p.JoinLink(), Admin: p.admin, Started: p.started.UTC(),
+	}
+}
+
+// Run is what run.json says.
+func (p *Pillar) Run() RunInfo { return *p.runInfo() }
+
+// ID names the pillar.
+func (p *Pillar) ID() PillarID { return PillarID(p.host.ID()) }
+
+// Network is the network it belongs to.
+func (p *Pillar) Network() NetworkID { return p.network }
+
+// Listen is where others reach it: multiaddrs with /p2p, as Join takes them.
+func (p *Pillar) Listen() []string {
+	var out []string
+	for _, a := range p.addrs() {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+func (p *Pillar) addrs() []overlay.PillarAddr {
+	var out []overlay.PillarAddr
+	for _, a := range p.host.Addrs() {
+		out = append(out, overlay.PillarAddr{Pillar: p.ID(), Addr: a})
+	}
+	return out
+}
+
+// JoinLink pins the network and names this pillar's addresses.
+func (p *Pillar) JoinLink() string { return overlay.JoinLink(p.network, p.addrs()...) }
+
+// AdminAddr is where the admin port listens, "" if it does not.
+func (p *Pillar) AdminAddr() string { return p.admin }
+
+// AddPillar connects to another pillar of the network, given as a multiaddr
+// with /p2p or a join link, and returns when it is in the roster: from then on
+// both clusters are one and synchronise.
+func (p *Pillar) AddPillar(ctx context.Context, addr string) error {
+	inv, err := overlay.ParseInvitation(addr)
+	if err != nil {
+		return err
+	}
+	if !inv.Network.IsZero() && inv.Network != p.network {
+		return overlay.Refuse(overlay.CodeWrongNetwork, "the join link leads into network %s, this pillar belongs to %s", inv.Network, p.network)
+	}
+	for _, a := range inv.Pillars {
+		if e := p.mesh.Inject(ctx, a); e == nil {
+			return nil // one is enough: it knows the others
+		} else {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// Allow lets an account register where registration is closed.
+func (p *Pillar) Allow(a AccountID) error { return p.core.Allow(a) }
+
+// Nodes is a page of the directory, after an account; next is "" at its end.
+func (p *Pillar) Nodes(after AccountID, limit int) (page []NodeEntry, next AccountID, err error) {
+	return p.core.Nodes(after, limit)
+}
+
+// Pillars describes every other pillar of the network.
+func (p *Pillar) Pillars() []admin.PillarEntry {
+	var out []admin.PillarEntry
+	for _, s := range p.mesh.Pillars() {
+		out = append(out, admin.NewPillarEntry(&s))
+	}
+	return out
+}
+
+// Status is what the pillar says of itself.
+func (p *Pillar) Status() PillarStatus {
+	s := p.core.Status()
+	others := p.mesh.Pillars()
+	out := PillarStatus{
+		Role: RolePillar.String(), ID: p.ID().String(), Network: p.network.String(), Version: p.cfg.Version,
+		Started: p.started.UTC(), UptimeS: int64(time.Since(p.started).Seconds()), Listen: p.Listen(),
+		Records: s.Records, Mailboxes: s.Mailboxes, StoreBytes: s.StoreBytes, NodesConnected: s.NodesConnected,
+		PillarsAlive: 1, Converged: converged(p.ID(), others, p.mesh.Summaries()),
+		ClockSkewMS: s.ClockSkew.Milliseconds(),
+	}
+	if s.Log.Log != (overlay.LogID{}) {
+		out.Log = admin.LogStatus{ID: s.Log.Log.String(), Seq: s.Log.Seq}
+	}
+	for _, o := range others {
+		if o.State == overlay.PillarAlive || o.State == overlay.PillarFull {
+			out.PillarsAlive++
+		}
+	}
+	return out
+}
+
+// converged: the last summaries of all pillars that are alive and not full are
+// equal. Summaries are made on a common grid but not at the same moment;
+// those of different instants are not compared, and a pillar whose newest is of
+// an earlier instant counts as converged if no log entry is missing between it
+// and this one.
+func converged(self PillarID, others []overlay.PillarStatus, summaries []overlay.Summary) bool {
+	by := make(map[PillarID]*overlay.Summary, len(summaries))
+	for i := range summaries {
+		by[summaries[i].Pillar] = &summaries[i]
+	}
+	own := by[self]
+	for _, o := range others {
+		if o.State != overlay.PillarAlive {
+			continue
+		}
+		theirs := by[o.ID]
+		sameInstant := own != nil && theirs != nil && own.Settled == theirs.Settled && own.Front == theirs.Front && own.Key == theirs.Key
+		switch {
+		case sameInstant:
+			if own.Count != theirs.Count || own.Digest != theirs.Digest {
+				return false
+			}
+		case !o.Connected || o.MissingHere > 0 || o.MissingThere > 0:
+			return false
+		}
+	}
+	return true
+}
+
+// Checks is what /healthz and /readyz answer.
+func (p *Pillar) Checks() (health, ready []admin.Check) {
+	s := p.core.Status()
+	health = []admin.Check{{Name: "store", OK: s.Failed == nil, Detail: textOf(s.Failed)}}
+	skewOK := s.ClockSkew.Abs() <= 30*time.Second
+	ready = append(append([]admin.Check(nil), health...),
+		admin.Check{Name: "space", OK: !s.Full, Detail: when(s.Full, "the disk or the store's limit is reached")},
+		admin.Check{Name: "accepting", OK: !s.Draining, Detail: when(s.Draining, "draining")},
+		admin.Check{Name: "clock", OK: skewOK, Detail: when(!skewOK, fmt.Sprintf("%s off its peers", s.ClockSkew))},
+	)
+	return health, ready
+}
+
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func when(is bool, text string) string {
+	if is {
+		return text
+	}
+	return ""
+}
+
+// Drain tells connected nodes to move to other pillars and takes no new ones,
+// until Close. It returns when all have gone, ctx ends, or there is no other
+// pillar to go to.
+func (p *Pillar) Drain(ctx context.Context) {
+	p.core.Drain(true)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for p.core.Status().NodesConnected > 0 && p.hasOthers() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *Pillar) hasOthers() bool {
+	for _, o := range p.mesh.Pillars() {
+		if o.State == overlay.PillarAlive && o.Connected {
+			return true
+		}
+	}
+	return false
+}
+
+// Done is closed when the pillar has stopped.
+func (p *Pillar) Done() <-chan struct{} { return p.life.done }
+
+// Err is why it stopped; nil while it runs and after a Close without trouble.
+func (p *Pillar) Err() error { return p.life.reason() }
+
+// Close stops the pillar and returns when it has stopped. Everything it
+// acknowledged is on disk. Closing twice is fine.
+func (p *Pillar) Close() error { return p.life.shut() }
+
+var _ admin.Pillar = (*Pillar)(nil)

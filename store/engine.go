@@ -1,0 +1,328 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// engine is a Pebble database with the properties that both Pebble and
+// PebbleTable promise:
+//
+//   - What is read is durable. Pebble shows a batch to readers before it is
+//     synced; the engine reads from the snapshot it took after the last
+//     successful write instead. That makes opening a view free as well, and a
+//     batch that failed never shows.
+//   - After the first failed write nothing is written any more and everything
+//     can still be read (see guard).
+//   - Close waits for what runs and is safe against views still open.
+type engine struct {
+	db    *pebble.DB
+	guard *guard
+
+	mu      sync.Mutex
+	current *epoch              // what is read
+	open    map[*epoch]struct{} // all epochs with references, current included
+	retired []*epoch            // those without, for sweep
+	busy    int                 // operations running
+	closed  bool
+	idle    *sync.Cond // busy fell to 0
+
+	usage   atomic.Uint64 // bytes on disk when last measured
+	usageAt atomic.Int64  // when that was, Unix nanoseconds; set by sweep
+
+	wake  chan struct{} // there is something to do for sweep
+	swept chan struct{} // closed when sweep has ended
+}
+
+// epoch is the state after one write, shared by all who read it.
+type epoch struct {
+	snap    *pebble.Snapshot
+	summary summary
+	refs    int // guarded by engine.mu
+}
+
+// meta keys: 'z' and a name.
+var keyFormat = []byte("zformat")
+
+// formatVersion is the version of layout.go. A directory of a higher one is
+// refused; of a lower one there is none yet.
+const formatVersion = 1
+
+// openEngine opens the database in dir and checks that it is of the given kind
+// ("pillar" or "node") and version.
+func openEngine(dir, kind string, fs vfs.FS, memory int64, log *slog.Logger) (*engine, error) {
+	g := newGuard(fs)
+	o := options(memory, log)
+	o.FS = g
+	o.Logger = logger{log, g}
+	o.Cache = pebble.NewCache(memory / 2)
+	defer o.Cache.Unref()
+	db, err := openPebble(dir, o)
+	if err != nil {
+		if g.inUse() {
+			err = fmt.Errorf("%w (%v)", ErrInUse, err)
+		}
+		return nil, fmt.Errorf("open store %s: %w", dir, errors.Join(err, g.release()))
+	}
+	if err := g.begin(); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, errors.Join(err, g.release()))
+	}
+	e := &engine{
+		db: db, guard: g, open: make(map[*epoch]struct{}),
+		wake: make(chan struct{}, 1), swept: make(chan struct{}),
+	}
+	e.idle = sync.NewCond(&e.mu)
+	go e.sweep()
+	e.rouse() // measures the disk usage
+	e.publish(summary{})
+	if err := e.checkFormat(kind); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, errors.Join(err, e.close()))
+	}
+	return e, nil
+}
+
+// openPebble is pebble.Open, which answers some I/O errors with a panic.
+func openPebble(dir string, o *pebble.Options) (db *pebble.DB, err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case runtime.Error:
+			panic(r)
+		case error:
+			err = r
+		default:
+			panic(r)
+		}
+	}()
+	return pebble.Open(dir, o)
+}
+
+// checkFormat marks an empty database as ours and refuses one that is not.
+func (e *engine) checkFormat(kind string) error {
+	v, closer, err := e.db.Get(keyFormat)
+	switch {
+	case err == nil:
+		defer closer.Close()
+		if len(v) < 4 || string(v[4:]) != kind {
+			return fmt.Errorf("%w (it is the store of a %q, not of a %s)", ErrForeign, v[min(4, len(v)):], kind)
+		}
+		if got := binary.BigEndian.Uint32(v); got > formatVersion {
+			return fmt.Errorf("%w (its format is %d, this version knows up to %d)", ErrNewer, got, formatVersion)
+		}
+		return nil
+	case !errors.Is(err, pebble.ErrNotFound):
+		return err
+	}
+	it, err := e.db.NewIter(nil)
+	if err != nil {
+		return err
+	}
+	foreign := it.First()
+	if err := it.Close(); err != nil {
+		return err
+	}
+	if foreign {
+		return ErrForeign
+	}
+	b := e.db.NewBatch()
+	if err := b.Set(keyFormat, append(binary.BigEndian.AppendUint32(nil, formatVersion), kind...), nil); err != nil {
+		return err
+	}
+	return e.write(b, summary{})
+}
+
+// write makes b durable and then visible, together with s. b is consumed. Only
+// one write may run at a time.
+func (e *engine) write(b *pebble.Batch, s summary) error {
+	if err := e.begin(); err != nil {
+		return err
+	}
+	defer e.end()
+	if err := e.failure(); err != nil {
+		return err
+	}
+	// A goroutine of its own, since a disk that fails keeps it for ever.
+	done := make(chan error, 1)
+	go func() { done <- b.Commit(pebble.Sync) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			e.guard.fail(err)
+			return e.failure()
+		}
+	case <-e.guard.failed:
+		return e.failure()
+	}
+	_ = b.Close() // gives its buffer back; after a commit there is no error
+	e.publish(s)
+	return nil
+}
+
+// failure returns ErrStoreFailed with its cause, or nil.
+func (e *engine) failure() error {
+	if cause := e.guard.failure(); cause != nil {
+		return fmt.Errorf("%w: %w", overlay.ErrStoreFailed, cause)
+	}
+	return nil
+}
+
+// publish makes everything written so far the state that is read.
+func (e *engine) publish(s summary) {
+	next := &epoch{snap: e.db.NewSnapshot(), summary: s, refs: 1}
+	e.mu.Lock()
+	last := e.current
+	e.current = next
+	e.open[next] = struct{}{}
+	e.mu.Unlock()
+	if last != nil {
+		e.unref(last)
+	}
+}
+
+// ref returns the current epoch with a reference for the caller; nil if closed.
+func (e *engine) ref() *epoch {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.current.refs++
+	return e.current
+}
+
+// unref gives a reference back.
+func (e *engine) unref(ep *epoch) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, open := e.open[ep]; !open {
+		return // closed with the engine
+	}
+	if ep.refs--; ep.refs > 0 {
+		return
+	}
+	delete(e.open, ep)
+	e.retired = append(e.retired, ep)
+	e.rouse()
+}
+
+// rouse makes sweep look again.
+func (e *engine) rouse() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// usageAge is how old the disk usage may be.
+const usageAge = time.Second
+
+// diskUsage returns the bytes on disk, as of a while ago.
+func (e *engine) diskUsage() uint64 {
+	if time.Now().UnixNano()-e.usageAt.Load() > int64(usageAge) {
+		e.rouse()
+	}
+	return e.usage.Load()
+}
+
+// measure asks Pebble for the disk usage if what is known is old.
+func (e *engine) measure() {
+	now := time.Now().UnixNano()
+	if now-e.usageAt.Load() > int64(usageAge) {
+		e.usage.Store(e.db.Metrics().DiskSpaceUsage())
+		e.usageAt.Store(now)
+	}
+}
+
+// sweep closes the snapshots of retired epochs and measures the disk usage
+// until the engine is closed. It is a goroutine of its own because both can
+// wait for the MANIFEST to be written: milliseconds that no commit should pay,
+// and for ever if the disk fails just then.
+func (e *engine) sweep() {
+	defer close(e.swept)
+	for range e.wake {
+		e.mu.Lock()
+		retired, closed := e.retired, e.closed && e.busy == 0
+		e.retired = nil
+		e.mu.Unlock()
+		// The newest first: Pebble looks for compactions each time the oldest
+		// goes.
+		for _, ep := range slices.Backward(retired) {
+			_ = ep.snap.Close() // always nil
+		}
+		if closed {
+			return
+		}
+		e.measure()
+	}
+}
+
+// begin announces an operation on the database; end must follow.
+func (e *engine) begin() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return overlay.ErrStoreClosed
+	}
+	e.busy++
+	return nil
+}
+
+func (e *engine) end() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.busy--; e.busy == 0 {
+		e.idle.Broadcast()
+	}
+}
+
+// close ends the use of the database. Operations that run are waited for, those
+// that come later get ErrStoreClosed. A second close does nothing.
+//
+// A failed database cannot be closed, since parts of it are parked: it is left
+// behind, unable to touch the disk, its directory free to be opened again.
+func (e *engine) close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closed = true
+	for e.busy > 0 {
+		e.idle.Wait()
+	}
+	for ep := range e.open {
+		e.retired = append(e.retired, ep)
+	}
+	clear(e.open)
+	e.rouse()
+	e.mu.Unlock()
+	if e.guard.failure() != nil {
+		return e.guard.release()
+	}
+	done := make(chan error, 1)
+	go func() {
+		<-e.swept
+		done <- e.db.Close()
+	}()
+	select {
+	case <-e.guard.failed:
+		return e.guard.release()
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("close store: %w", err)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,149 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// Pebble is a pillar's store on disk. It implements overlay.Store.
+type Pebble struct {
+	e *engine
+
+	// writing is held for the whole of a Commit or Drop, I/O included: it is
+	// what puts them one after the other.
+	writing sync.Mutex
+	scratch committer // guarded by writing
+	last    summary   // the newest state; guarded by writing
+}
+
+// OpenPebble opens the store in cfg.Dir, or makes one. ErrInUse, ErrNewer and
+// ErrForeign are wrapped by its errors and say what to do.
+func OpenPebble(cfg PebbleConfig) (*Pebble, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	e, err := openEngine(cfg.Dir, "pillar", cfg.FS, cfg.Memory, cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pebble{e: e}
+	if err := p.load(); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", cfg.Dir, errors.Join(err, e.close()))
+	}
+	e.publish(p.last)
+	return p, nil
+}
+
+// load reads the summary.
+func (p *Pebble) load() error {
+	v, closer, err := p.e.db.Get(keyLocal)
+	switch {
+	case err == nil:
+		if len(v) == 8 {
+			p.last.local = binary.BigEndian.Uint64(v)
+		}
+		if err := errors.Join(checkLen("local sequence", v, 8), closer.Close()); err != nil {
+			return err
+		}
+	case !errors.Is(err, pebble.ErrNotFound):
+		return err
+	}
+	it, err := p.e.db.NewIter(&pebble.IterOptions{
+		LowerBound: []byte{spaceExpiring}, UpperBound: []byte{spaceExpiring + 1},
+	})
+	if err != nil {
+		return err
+	}
+	var key []byte
+	for ok := it.First(); ok; ok = it.SeekGE(key) {
+		if len(it.Key()) < dayLen {
+			return errors.Join(checkLen("key", it.Key(), dayLen), it.Close())
+		}
+		d := dayInfo{day: overlay.Day(binary.BigEndian.Uint32(it.Key()[1:]))}
+		key = dayKey(key[:0], d.day)
+		if !it.SeekGE(key) || string(it.Key()) != string(key) || len(it.Value()) != 16 {
+			return errors.Join(fmt.Errorf("store: no summary of day %d", d.day), it.Error(), it.Close())
+		}
+		d.count = binary.BigEndian.Uint64(it.Value())
+		d.last = binary.BigEndian.Uint64(it.Value()[8:])
+		p.last.days = append(p.last.days, d)
+		p.last.records += d.count
+		key = afterDay(key[:0], d.day)
+	}
+	return errors.Join(it.Error(), it.Close())
+}
+
+func checkLen(what string, v []byte, want int) error {
+	if len(v) != want {
+		return fmt.Errorf("store: damaged %s of %d bytes", what, len(v))
+	}
+	return nil
+}
+
+// Drop implements overlay.Store: one range deletion.
+func (p *Pebble) Drop(before overlay.Day) error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	next := summary{local: p.last.local}
+	for _, d := range p.last.days {
+		if d.day >= before {
+			next.days = append(next.days, d)
+			next.records += d.count
+		}
+	}
+	if len(next.days) == len(p.last.days) {
+		return p.ready()
+	}
+	b := p.e.db.NewBatch()
+	if err := b.DeleteRange(appendDay(nil, 0), appendDay(nil, before), nil); err != nil {
+		return err
+	}
+	return p.write(b, next)
+}
+
+// ready says whether p takes commits.
+func (p *Pebble) ready() error {
+	if err := p.e.begin(); err != nil {
+		return err
+	}
+	defer p.e.end()
+	return p.e.failure()
+}
+
+// write makes b durable and next the newest state.
+func (p *Pebble) write(b *pebble.Batch, next summary) error {
+	if err := p.e.write(b, next); err != nil {
+		return err
+	}
+	p.last = next
+	return nil
+}
+
+// Stats implements overlay.Store.
+func (p *Pebble) Stats() overlay.StoreStats {
+	ep := p.e.ref()
+	if ep == nil {
+		return overlay.StoreStats{Failed: overlay.ErrStoreClosed}
+	}
+	defer p.e.unref(ep)
+	return overlay.StoreStats{
+		Records:   ep.summary.records,
+		Bytes:     p.e.diskUsage(),
+		LastLocal: ep.summary.local,
+		Failed:    p.e.failure(),
+	}
+}
+
+// Close implements overlay.Store. Views that are still open give
+// ErrStoreClosed from then on.
+func (p *Pebble) Close() error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	return p.e.close()
+}

@@ -1,0 +1,249 @@
+// Command bench loads a network of real pillars on this machine and says how it
+// did: real processes of the real binary with their own directories on disk,
+// real keys, every message sealed, signed, verified by every pillar and synced
+// to disk before it is acknowledged.
+//
+//	go run ./testnet/bench --pillars 3 --senders 64 --messages 100000 --size 512 --concern 2
+//
+// The load comes from light clients in this process, which speak the messages
+// of docs/protocol.md over connections of their own; a sender is one message in
+// flight. It shares the machine with the pillars, so its own CPU time is shown
+// beside theirs.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/testnet"
+)
+
+// settings are the command line.
+type settings struct {
+	mode      string
+	pillars   int
+	senders   int
+	clients   int
+	messages  int
+	warmup    int
+	size      int
+	concern   int
+	nodes     int
+	spread    string
+	transport string
+	memory    string
+	binary    string
+	dir       string
+	profile   string
+	ahead     bool
+	json      bool
+	keep      bool
+}
+
+// errUsage: the command line was wrong, and that was said.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	s, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	b, err := open(ctx, s)
+	if err != nil {
+		return err
+	}
+	var result any
+	switch s.mode {
+	case "catchup":
+		result, err = b.catchup(ctx)
+	case "idle":
+		result, err = b.idle(ctx)
+	default:
+		result, err = b.ingest(ctx)
+	}
+	if err = errors.Join(err, b.close(err != nil || s.keep)); err != nil {
+		return err
+	}
+	if s.json {
+		enc := json.NewEncoder(stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(result)
+	}
+	_, err = fmt.Fprint(stdout, result)
+	return err
+}
+
+func parse(args []string, stderr io.Writer) (*settings, error) {
+	s := new(settings)
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&s.mode, "mode", "ingest", "ingest: send messages; catchup: read a full mailbox; idle: hold connections")
+	f.IntVar(&s.pillars, "pillars", 3, "pillars")
+	f.IntVar(&s.senders, "senders", 64, "senders: messages in flight, all devices together")
+	f.IntVar(&s.clients, "clients", 0, "devices that the senders are spread over (default the smaller of senders and 8)")
+	f.IntVar(&s.messages, "messages", 100_000, "messages")
+	f.IntVar(&s.warmup, "warmup", -1, "messages before the clock starts (default a tenth, at most 2,000)")
+	f.IntVar(&s.size, "size", 512, "bytes of a message's plaintext")
+	f.IntVar(&s.concern, "concern", 2, "copies before a message counts as acknowledged")
+	f.IntVar(&s.nodes, "nodes", 1000, "connections of --mode idle")
+	f.StringVar(&s.spread, "spread", "all", "all: devices are spread over the pillars; first: all are at the first one")
+	f.StringVar(&s.transport, "transport", "both", "both, quic or tcp, between everybody")
+	f.StringVar(&s.memory, "memory", "", "--memory of each pillar (default the binary's)")
+	f.StringVar(&s.binary, "binary", "", "obelisk binary (default: built from this module)")
+	f.StringVar(&s.dir, "dir", "", "parent of the temporary directory of the pillars; their disk is measured too")
+	f.StringVar(&s.profile, "profile", "", "write a CPU profile of the first pillar under load to this file")
+	f.BoolVar(&s.ahead, "ahead", false, "seal and sign before the clock starts, so that the pillars have more of the machine")
+	f.BoolVar(&s.json, "json", false, "print JSON")
+	f.BoolVar(&s.keep, "keep", false, "keep the pillars' directories")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		}
+		return nil, errUsage
+	}
+	if err := s.complete(f); err != nil {
+		fmt.Fprintln(stderr, "bench:", err)
+		return nil, errUsage
+	}
+	return s, nil
+}
+
+// complete fills in what follows from other settings and says what is wrong.
+func (s *settings) complete(f *flag.FlagSet) error {
+	if s.clients == 0 {
+		s.clients = min(s.senders, 8)
+	}
+	if s.warmup < 0 {
+		s.warmup = min(s.messages/10, 2000)
+	}
+	switch {
+	case f.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", f.Arg(0))
+	case s.mode != "ingest" && s.mode != "catchup" && s.mode != "idle":
+		return fmt.Errorf("--mode %s: want ingest, catchup or idle", s.mode)
+	case s.spread != "all" && s.spread != "first":
+		return fmt.Errorf("--spread %s: want all or first", s.spread)
+	case s.transport != "both" && s.transport != "quic" && s.transport != "tcp":
+		return fmt.Errorf("--transport %s: want both, quic or tcp", s.transport)
+	case s.pillars < 1 || s.senders < 1 || s.messages < 1 || s.nodes < 1:
+		return errors.New("--pillars, --senders, --messages and --nodes must be at least 1")
+	case s.clients < 1 || s.clients > s.senders:
+		return errors.New("--clients must be from 1 to --senders")
+	case s.size < 0 || s.size > overlay.DefaultMaxBody:
+		return fmt.Errorf("--size: want 0 to %d", overlay.DefaultMaxBody)
+	case s.concern < 1 || s.concern > s.pillars:
+		return errors.New("--concern must be from 1 to --pillars")
+	}
+	return nil
+}
+
+// bench is a network under test.
+type bench struct {
+	*settings
+	net     *testnet.Network
+	work    string // temporary directory of everything
+	pillars []*testnet.Process
+	addrs   []pillar
+	devices []*device
+}
+
+// open builds the binary if there is none and starts the pillars.
+func open(ctx context.Context, s *settings) (_ *bench, err error) {
+	work, err := os.MkdirTemp(s.dir, "obelisk-bench-")
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{settings: s, work: work}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close(true))
+		}
+	}()
+	if s.binary == "" {
+		s.binary = filepath.Join(work, "obelisk")
+		build := exec.CommandContext(ctx, "go", "build", "-o", s.binary, "github.com/obelisk-network/obelisk/cmd/obelisk")
+		if out, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("build the binary: %w\n%s", err, out)
+		}
+	}
+	b.net, err = testnet.Create(filepath.Join(work, "net"), s.binary, testnet.Options{Memory: s.memory, LogLevel: "warn", Transports: s.transport})
+	if err != nil {
+		return nil, err
+	}
+	startCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for i := range s.pillars {
+		if _, err := b.net.StartPillar(startCtx, fmt.Sprintf("pillar-%d", i+1)); err != nil {
+			return nil, err
+		}
+	}
+	b.pillars = b.net.Pillars()
+	for _, p := range b.pillars {
+		addr, err := parsePillar(p.Listen, s.transport)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.Name, err)
+		}
+		b.addrs = append(b.addrs, addr)
+	}
+	return b, testnet.WaitTogether(startCtx, b.pillars, s.pillars)
+}
+
+// close ends the pillars and, unless keep is set, removes their data.
+func (b *bench) close(keep bool) error {
+	var errs []error
+	for _, d := range b.devices {
+		errs = append(errs, d.close())
+	}
+	if b.net != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		errs = append(errs, b.net.Down(ctx))
+	}
+	if keep {
+		return errors.Join(append(errs, fmt.Errorf("logs and data are kept in %s", b.work))...)
+	}
+	return errors.Join(append(errs, os.RemoveAll(b.work))...)
+}
+
+// device makes a device of the bench.
+func (b *bench) device(ctx context.Context) (*device, error) {
+	st, err := b.pillars[0].PillarStatus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	network, err := parseNetwork(st.Network)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDevice(network, filepath.Join(b.work, fmt.Sprintf("sealing-%d", len(b.devices))))
+	if err != nil {
+		return nil, err
+	}
+	b.devices = append(b.devices, d)
+	return d, nil
+}
