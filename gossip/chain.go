@@ -45,6 +45,7 @@ type chain struct {
 	pending []overlay.BatchEntry // accepted in order, not linked yet
 	bytes   int                  // of pending
 	void    int                  // entries taken that are void
+	hole    uint64               // first entry taken whose body is missing though it lives; 0: none
 }
 
 // take checks b. It returns the run that b completes, nil if the head is still
@@ -77,6 +78,9 @@ func (c *chain) take(b *overlay.Batch) (*overlay.LogRun, error) {
 		c.bytes += len(e.Raw) + len(e.Void) + 64
 		if e.Why == overlay.WhyVoid {
 			c.void++
+		}
+		if c.hole == 0 && e.Raw == nil && len(e.Void) == 0 && e.Why != overlay.WhyExpired {
+			c.hole = b.From + uint64(i)
 		}
 	}
 	c.next = last + 1

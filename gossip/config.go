@@ -43,8 +43,8 @@ type Config struct {
 	// Silent is how long a provider may send nothing while others show that the
 	// log has moved. Default 3 s.
 	Silent time.Duration
-	// FollowIdle is how long a follow is kept in which nothing moves. Default
-	// 5 min.
+	// FollowIdle is how long a follow is kept in which nothing moves; the log is
+	// followed again as soon as it does. Default 5 min.
 	FollowIdle time.Duration
 	// RejoinEvery is how often memberlist is told again of connected pillars it
 	// lacks. Default 15 s.

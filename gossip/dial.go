@@ -176,6 +176,9 @@ func (d *dialer) wait(ctx context.Context, pause time.Duration, wake chan struct
 // try makes a connection and a session and lives in the session. had says
 // whether there was one.
 func (d *dialer) try(ctx context.Context, p identity.PillarID, wrong *wrongAddrs) (had bool, err error) {
+	if d.m.cfg.Own() == nil {
+		return false, overlay.Refuse(overlay.CodeNotAdmitted, "this pillar has no admission yet")
+	}
 	d.m.met.rejoins.Inc()
 	id := peer.ID(p)
 	if _, connected := d.m.cfg.Peers.Info(id); connected && peer.ID(d.m.self) > id {

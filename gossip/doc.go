@@ -15,7 +15,7 @@
 // A record's way, with the file of each step:
 //
 //	the pillar commits          Mesh.Committed       logs.go, tail.go
-//	every follower is woken     provider.run         provide.go
+//	every follower is woken     Mesh.serve           provide.go
 //	the other pillar reads      follow.read          follow.go
 //	checks order, chain, head   chain.take           chain.go
 //	stores                      Replica.Apply        follow.go

@@ -29,16 +29,22 @@ type follow struct {
 	cancel   context.CancelCauseFunc
 
 	reached atomic.Uint64 // last entry received
-	moved   atomic.Int64  // when, Unix ns of time.Now
+	moved   atomic.Int64  // when bytes came last, Unix ns of time.Now
 	reading atomic.Bool   // waiting for the provider, not for ourselves
 
 	behind time.Time // since when others have more; only the supervisor uses it
 }
 
-// errBusy wraps a provider's refusal.
-type errBusy struct{ refusal *overlay.Error }
+// busyError is a provider's refusal.
+type busyError struct{ refusal *overlay.Error }
 
-func (e errBusy) Error() string { return "provider refused: " + e.refusal.Error() }
+func (e busyError) Error() string { return "provider refused: " + e.refusal.Error() }
+
+// applyError is the Replica's refusal: nobody else's fault.
+type applyError struct{ err error }
+
+func (e applyError) Error() string { return "apply: " + e.err.Error() }
+func (e applyError) Unwrap() error { return e.err }
 
 // run follows until ctx ends, the stream does, or the provider is at fault.
 func (f *follow) run(ctx context.Context) error {
@@ -59,7 +65,7 @@ func (f *follow) run(ctx context.Context) error {
 	if _, err := stream.Write(overlay.AppendFrame(nil, req)); err != nil {
 		return fmt.Errorf("ask to follow: %w", err)
 	}
-	runs := make(chan *overlay.LogRun, runQueue)
+	runs := make(chan linked, runQueue)
 	var reader sync.WaitGroup
 	var readErr error
 	reader.Go(func() {
@@ -76,9 +82,9 @@ func (f *follow) run(ctx context.Context) error {
 }
 
 // read checks what the provider sends and hands on what links to signed heads.
-func (f *follow) read(ctx context.Context, stream overlay.Stream, start overlay.Position, runs chan<- *overlay.LogRun) error {
+func (f *follow) read(ctx context.Context, stream overlay.Stream, start overlay.Position, runs chan<- linked) error {
 	c := &chain{network: f.m.cfg.Network, log: f.log, known: f.m.knows, next: start.Seq + 1, hash: start.Hash}
-	frames := overlay.NewFrameReader(stream)
+	frames := overlay.NewFrameReader(&moving{stream, &f.moved})
 	frames.Accept()
 	now := f.m.now
 	for {
@@ -99,9 +105,9 @@ func (f *follow) read(ctx context.Context, stream overlay.Stream, start overlay.
 			if msg.Err == nil {
 				return faulty(faultFrame, "a refusal without reason")
 			}
-			return errBusy{msg.Err}
+			return busyError{msg.Err}
 		case *overlay.Elsewhere:
-			return errBusy{overlay.Refuse(overlay.CodeBusy, "try %s", msg.Peer)}
+			return busyError{overlay.Refuse(overlay.CodeBusy, "try %s", msg.Peer)}
 		default:
 			return faulty(faultFrame, "message type %d", msg.Type())
 		}
@@ -119,32 +125,60 @@ func (f *follow) read(ctx context.Context, stream overlay.Stream, start overlay.
 			return errDied
 		}
 		f.reached.Store(c.next - 1)
-		f.moved.Store(time.Now().UnixNano())
 		if run == nil {
 			continue
 		}
 		select {
-		case runs <- run:
+		case runs <- linked{run, c.hole}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// apply stores runs, all that wait as one, and acks them.
-func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan *overlay.LogRun) error {
+// linked is a run that links to a signed head.
+type linked struct {
+	*overlay.LogRun
+	hole uint64 // first entry of the stream that came without its body; 0: none
+}
+
+// moving notes when bytes come: a provider that sends a large frame over a slow
+// path is not silent.
+type moving struct {
+	r  io.Reader
+	at *atomic.Int64
+}
+
+func (m *moving) Read(b []byte) (int, error) {
+	n, err := m.r.Read(b)
+	m.at.Store(time.Now().UnixNano())
+	return n, err
+}
+
+// apply stores runs, all that wait as one, and acks them. What came without its
+// body is never acked, nor is what follows it.
+func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan linked) error {
 	var frame []byte
+	var acked uint64
 	for run := range runs {
 		run = gather(run, runs)
 		before := f.m.logs.position(f.log).Seq
-		state, err := f.m.cfg.Replica.Apply(ctx, *run)
+		state, err := f.m.cfg.Replica.Apply(ctx, *run.LogRun)
 		if err != nil {
-			return fmt.Errorf("apply: %w", err)
+			return applyError{err}
 		}
 		if last := run.State.Seq; last > before {
 			f.m.met.entriesNew.Add(float64(last - max(before, run.From-1)))
 		}
-		frame = overlay.AppendFrame(frame[:0], &overlay.Ack{Log: f.log, Seq: min(state.Seq, run.State.Seq)})
+		upTo := min(state.Seq, run.State.Seq)
+		if run.hole > 0 {
+			upTo = min(upTo, run.hole-1)
+		}
+		if upTo <= acked {
+			continue
+		}
+		acked = upTo
+		frame = overlay.AppendFrame(frame[:0], &overlay.Ack{Log: f.log, Seq: upTo})
 		stream.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if _, err := stream.Write(frame); err != nil {
 			return fmt.Errorf("ack: %w", err)
@@ -155,20 +189,20 @@ func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan *
 
 // gather joins run with those that wait behind it, up to about what one commit
 // should take.
-func gather(run *overlay.LogRun, runs <-chan *overlay.LogRun) *overlay.LogRun {
-	bytes := runBytes(run)
+func gather(run linked, runs <-chan linked) linked {
+	bytes := runBytes(run.LogRun)
 	for joined := false; len(run.Entries) < applyEntries && bytes < applyBytes; joined = true {
 		select {
 		case next, ok := <-runs:
 			if !ok {
 				return run
 			}
-			bytes += runBytes(next)
+			bytes += runBytes(next.LogRun)
 			if !joined {
 				entries := make([]overlay.BatchEntry, 0, len(run.Entries)+4*len(next.Entries))
-				run = &overlay.LogRun{From: run.From, Entries: append(entries, run.Entries...)}
+				run.LogRun = &overlay.LogRun{From: run.From, Entries: append(entries, run.Entries...)}
 			}
-			run.State, run.Entries = next.State, append(run.Entries, next.Entries...)
+			run.State, run.Entries, run.hole = next.State, append(run.Entries, next.Entries...), next.hole
 		default:
 			return run
 		}

@@ -15,9 +15,13 @@ import (
 // Bounds of the supervisor.
 const (
 	maxFollows   = 1024             // logs followed at once
+	maxFollowsOf = 32               // from one provider: its budget is for others too
+	fewFollows   = 4                // from one provider, of its own logs: kept while idle
+	idleHistory  = 10 * time.Second // for others: they are closed when nothing comes for so long
 	followTick   = time.Second      // how often silent and idle follows are looked for
 	retryLost    = time.Second      // before a provider that was lost is asked again
 	retryRefused = 5 * time.Second  // that refused without saying when
+	retryLocal   = 5 * time.Second  // before anybody is asked after the Replica failed
 	retryFault   = 10 * time.Second // that was at fault; doubled each time
 	retryMax     = 10 * time.Minute
 	maxPenalties = 4096
@@ -33,6 +37,7 @@ type follows struct {
 
 	mu        sync.Mutex
 	active    map[overlay.LogID]*follow // guarded by mu
+	paused    time.Time                 // guarded by mu; no follow is started before, for the Replica takes nothing
 	penalties map[penaltyKey]penalty    // guarded by mu
 }
 
@@ -92,11 +97,23 @@ func (fs *follows) supervise(ctx context.Context) {
 	fs.m.met.lag.Set(float64(lag))
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	from := map[peer.ID]int{}
+	for _, f := range fs.active {
+		from[f.provider.peer]++
+	}
 	for log, f := range fs.active {
-		fs.check(f, offers[log], now)
+		idle := fs.m.cfg.FollowIdle
+		if from[f.provider.peer] > fewFollows || !fs.owns(f.provider, log) {
+			idle = min(idle, idleHistory)
+		}
+		fs.check(f, offers[log], now, idle)
 	}
 	for log, o := range offers {
-		if fs.active[log] == nil && o.best != nil && o.bestAt > fs.m.logs.position(log).Seq && len(fs.active) < maxFollows {
+		if now.Before(fs.paused) {
+			break
+		}
+		if fs.active[log] == nil && o.best != nil && len(fs.active) < maxFollows && from[o.best.peer] < maxFollowsOf {
+			from[o.best.peer]++
 			fs.start(ctx, log, o.best, now)
 		}
 	}
@@ -121,7 +138,7 @@ func (fs *follows) offers(now time.Time) (map[overlay.LogID]offer, uint64) {
 				lag += p.Seq - max(o.most, mine)
 			}
 			o.most = max(o.most, p.Seq)
-			if fs.usable(p.Log, s.peer, now) && p.Seq >= mine {
+			if fs.usable(p.Log, s.peer, now) && p.Seq > mine {
 				owner := fs.owns(s, p.Log)
 				if o.best == nil || owner || !o.owner && p.Seq > o.bestAt {
 					o.best, o.bestAt, o.owner = s, p.Seq, owner
@@ -148,7 +165,7 @@ func (fs *follows) owns(s *session, log overlay.LogID) bool {
 
 // check ends a follow that is silent while the log moves, idle, or better made
 // with the log's own pillar. fs.mu is held.
-func (fs *follows) check(f *follow, o offer, now time.Time) {
+func (fs *follows) check(f *follow, o offer, now time.Time, idle time.Duration) {
 	reached := max(f.reached.Load(), fs.m.logs.position(f.log).Seq)
 	moved := time.Unix(0, f.moved.Load())
 	behind := o.most > reached
@@ -163,7 +180,7 @@ func (fs *follows) check(f *follow, o offer, now time.Time) {
 		f.cancel(errBetter)
 	case behind && f.reading.Load() && now.Sub(f.behind) > fs.m.cfg.Silent && now.Sub(moved) > fs.m.cfg.Silent:
 		f.cancel(faulty(faultSilent, "entry %d is known since %s", o.most, now.Sub(f.behind)))
-	case !behind && now.Sub(moved) > fs.m.cfg.FollowIdle:
+	case !behind && now.Sub(moved) > idle:
 		f.cancel(errIdle)
 	}
 }
@@ -203,7 +220,8 @@ func (fs *follows) ended(f *follow, err error) {
 	key := penaltyKey{f.log, f.provider.peer}
 	now := time.Now()
 	var at *fault
-	var busy errBusy
+	var busy busyError
+	var local applyError
 	fs.mu.Lock()
 	if fs.active[f.log] == f {
 		delete(fs.active, f.log)
@@ -218,6 +236,10 @@ func (fs *follows) ended(f *follow, err error) {
 		if busy.refusal.Retry > 0 {
 			p.until = now.Add(min(busy.refusal.Retry, retryMax))
 		}
+	case errors.As(err, &local):
+		if !errors.Is(err, context.Canceled) {
+			fs.paused = now.Add(retryLocal)
+		}
 	case errors.Is(err, errBetter), errors.Is(err, errIdle), errors.Is(err, context.Canceled):
 	case errors.Is(err, errDied), errors.Is(err, errStranger):
 		p.until = now.Add(retryFault)
@@ -229,6 +251,8 @@ func (fs *follows) ended(f *follow, err error) {
 	if at != nil {
 		fs.m.met.faults.WithLabelValues(at.reason).Inc()
 		fs.m.log.Warn("log followed elsewhere: its provider is at fault", "pillar", f.provider.id, "log", f.log, "err", err)
+	} else if local.err != nil && !errors.Is(err, context.Canceled) {
+		fs.m.log.Warn("replication pauses", "log", f.log, "err", err)
 	} else {
 		fs.m.log.Debug("follow ended", "pillar", f.provider.id, "log", f.log, "err", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +49,7 @@ type pillar struct {
 	addr   string
 	now    func() time.Time
 	admit  time.Duration
+	record atomic.Pointer[overlay.Record]
 }
 
 // pillar makes a pillar that does not run yet.
@@ -62,13 +64,12 @@ func (p *pillar) start(bootstrap ...*pillar) *pillar {
 	t := p.w.t
 	t.Helper()
 	p.host = p.w.net.Host(peer.ID(p.key.ID()), p.addr)
-	record := replicatest.PillarRecord(t, p.w.key, p.key, p.now(), p.admit, p.host.Addrs()...)
-	p.roster.Add(uint64(p.now().UnixMilli()), true, record.Raw)
+	p.renew()
 	p.reg = prometheus.NewRegistry()
 	cfg := gossip.Config{
 		Network: p.w.key.ID(), Key: p.key, Links: p.host, Packets: p.host, Peers: p.host, Roster: p.roster,
 		Replica: p.disk, Records: p.disk, Notes: p.disk, Registerer: p.reg, Now: p.now,
-		Own: func() *overlay.Record { return record },
+		Own: p.record.Load,
 	}
 	if testing.Verbose() && os.Getenv("GOSSIP_LOG") != "" {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("self", p.key.ID().String()[45:])
@@ -105,6 +106,14 @@ func (p *pillar) start(bootstrap ...*pillar) *pillar {
 	}
 	t.Cleanup(p.stop)
 	return p
+}
+
+// renew makes a new record of the pillar.
+func (p *pillar) renew() *overlay.Record {
+	rec := replicatest.PillarRecord(p.w.t, p.w.key, p.key, p.now(), p.admit, p.host.Addrs()...)
+	p.record.Store(rec)
+	p.roster.Add(uint64(p.now().UnixMilli()), true, rec.Raw)
+	return rec
 }
 
 // restart runs the pillar again over its disk and roster, at a fresh address.

@@ -98,7 +98,8 @@ func (l *logs) leadOf(s *overlay.LogState) *lead {
 	}
 }
 
-// committed takes a durable run. It returns the peers that follow the log here.
+// committed takes a durable run. It returns the peers that follow the log here,
+// for the own one.
 func (l *logs) committed(c *overlay.LogCommit, now time.Time) map[peer.ID]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -128,9 +129,14 @@ func (l *logs) committed(c *overlay.LogCommit, now time.Time) map[peer.ID]bool {
 	}
 	l.version++
 	h.version = l.version
-	peers := make(map[peer.ID]bool, len(h.waiting))
+	var peers map[peer.ID]bool
+	if c.Own {
+		peers = make(map[peer.ID]bool, len(h.waiting))
+	}
 	for f := range h.waiting {
-		peers[f.peer] = true
+		if c.Own {
+			peers[f.peer] = true
+		}
 		f.notify()
 	}
 	return peers

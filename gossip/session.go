@@ -94,7 +94,9 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 	if err := s.greet(); err != nil {
 		err = fmt.Errorf("greet %s: %w", s.peer, err)
 		m.met.refused.WithLabelValues(string(codeOf(err))).Inc()
-		m.log.Info("no session with peer", "peer", s.peer, "addr", stream.Remote(), "err", err)
+		if opener == peer.ID(m.self) || m.sessions.mention(s.peer) {
+			m.log.Warn("no session with peer", "peer", s.peer, "addr", stream.Remote(), "err", err)
+		}
 		ready(nil, err)
 		if !errors.As(err, new(*overlay.Error)) {
 			stream.Reset()
@@ -112,13 +114,17 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 	ready(s, nil)
 	m.log.Info("session opened", "pillar", s.id, "addr", stream.Remote())
 	var work sync.WaitGroup
-	work.Go(func() { defer s.close(); s.write(ctx) })
+	var writeErr error
+	work.Go(func() { defer s.close(); writeErr = s.write(ctx) })
 	work.Go(func() { s.answer(ctx) })
 	err := s.read(ctx)
 	s.close()
 	m.sessions.remove(s)
 	cancel()
 	work.Wait()
+	if writeErr != nil {
+		err = writeErr // reading failed because writing did
+	}
 	m.log.Info("session ended", "pillar", s.id, "err", err)
 	return err
 }
@@ -226,7 +232,7 @@ func (s *session) accept(h *overlay.Hello) error {
 
 // write sends what is queued, and positions: all at first, then what changed,
 // every VectorEvery or soon after a kick.
-func (s *session) write(ctx context.Context) {
+func (s *session) write(ctx context.Context) error {
 	tick := time.NewTicker(s.m.cfg.VectorEvery)
 	defer tick.Stop()
 	soon := time.NewTimer(time.Hour)
@@ -251,22 +257,25 @@ func (s *session) write(ctx context.Context) {
 		case <-tick.C:
 			err = s.renew()
 		case <-s.done:
-			return
+			return nil
 		case <-ctx.Done():
-			return
+			return nil
 		}
 		if err == nil {
 			version, err = s.tellVector(version)
 			last = time.Now()
 		}
 	}
+	return err
 }
 
 // renew says Hello again if our record or the short key changed, repeats a lost
 // roster message, and ends the session of who is not admitted any more.
 func (s *session) renew() error {
 	if !s.m.cfg.Roster.Admitted(s.id, s.m.now()) {
-		return overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s is not admitted any more", s.id)
+		refusal := overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s is not admitted any more", s.id)
+		s.writeMessage(&overlay.Busy{Err: refusal})
+		return refusal
 	}
 	s.mu.Lock()
 	told, resend := s.told, s.resend

@@ -25,11 +25,12 @@ type sessions struct {
 	open    map[peer.ID]*session            // guarded by mu
 	seen    map[identity.PillarID]time.Time // guarded by mu; when a session ended
 	changed chan struct{}                   // guarded by mu; closed at the next change
+	refused map[peer.ID]time.Time           // guarded by mu; who was refused, and when that was logged
 }
 
 func newSessions(m *Mesh) *sessions {
 	return &sessions{m: m, open: map[peer.ID]*session{}, seen: map[identity.PillarID]time.Time{},
-		changed: make(chan struct{})}
+		changed: make(chan struct{}), refused: map[peer.ID]time.Time{}}
 }
 
 // add takes a greeted session. Of two that were opened at once, both sides keep
@@ -152,6 +153,30 @@ func (t *sessions) spread(added []*overlay.Record) {
 			}
 		}
 	}
+}
+
+// Refusals of peers that knock are logged once a minute and peer, and for so
+// many peers a minute.
+const (
+	mentionEvery = time.Minute
+	maxMentions  = 64
+)
+
+// mention reports whether the refusal of a peer should be logged.
+func (t *sessions) mention(p peer.ID) bool {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for q, at := range t.refused {
+		if now.Sub(at) > mentionEvery {
+			delete(t.refused, q)
+		}
+	}
+	if _, lately := t.refused[p]; lately || len(t.refused) >= maxMentions {
+		return false
+	}
+	t.refused[p] = now
+	return true
 }
 
 // lastSeen is when p was last heard of; zero if never in this run.

@@ -94,10 +94,10 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	if err != nil {
 		return now, err
 	}
+	t.notePing(b)
 	if t.m.sessions.get(p) == nil {
 		return now, &net.OpError{Op: "write", Net: "udp", Err: overlay.ErrUnreachable}
 	}
-	t.notePing(b)
 	return now, t.m.cfg.Packets.Send(p, packetMember, b)
 }
 

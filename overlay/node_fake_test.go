@@ -138,7 +138,7 @@ func (s *fakeSession) send(m overlay.Message) {
 
 func (p *fakePillar) accept(stream overlay.Stream) {
 	s := &fakeSession{p: p, stream: stream, asked: map[identity.AccountID]bool{}}
-	defer stream.Reset()
+	defer stream.Close()
 	p.mu.Lock()
 	clock := p.clock
 	p.mu.Unlock()

@@ -190,20 +190,37 @@ func (b *nodeInbox) fresh(raws [][]byte) ([]*Record, error) {
 		}
 		good = append(good, rec)
 	}
-	slices.SortStableFunc(good, func(x, y *Record) int {
-		if c := cmp.Compare(rank(x), rank(y)); c != 0 || x.Kind != KindMessage {
-			return c
-		}
-		if c := cmp.Compare(x.Author, y.Author); c != 0 {
-			return 0 // of different senders: as they came
-		}
-		return cmp.Compare(sequenceTo(x, self).Seq, sequenceTo(y, self).Seq)
-	})
+	slices.SortStableFunc(good, func(x, y *Record) int { return cmp.Compare(rank(x), rank(y)) })
+	sortBySender(good, self)
 	return good, nil
 }
 
 // rank puts epochs before what is sealed in them.
 func rank(r *Record) int { return btoi(r.Kind != KindEpoch) }
+
+// sortBySender puts each sender device's messages into the order they were
+// written in, in the places that this sender's messages have.
+func sortBySender(recs []*Record, self identity.AccountID) {
+	places := map[string][]int{}
+	for i, rec := range recs {
+		if rec.Kind == KindMessage {
+			by := rec.Author + string(rec.Signer)
+			places[by] = append(places[by], i)
+		}
+	}
+	for _, list := range places {
+		sorted := make([]*Record, len(list))
+		for j, i := range list {
+			sorted[j] = recs[i]
+		}
+		slices.SortStableFunc(sorted, func(x, y *Record) int {
+			return cmp.Compare(sequenceTo(x, self).Seq, sequenceTo(y, self).Seq)
+		})
+		for j, i := range list {
+			recs[i] = sorted[j]
+		}
+	}
+}
 
 // sequenceTo is a message's sequence to account a.
 func sequenceTo(r *Record, a identity.AccountID) Sequence {

@@ -34,7 +34,11 @@ type nodeSelf struct {
 	account *Record               // guarded by mu; nil: never made, or its bytes on disk are of a key that is gone
 	info    *AccountInfo          // guarded by mu; of account
 	device  *Record               // guarded by mu
-	known   bool                  // guarded by mu; a pillar has told what it knows of the account
+	// known: a pillar has told what it knows of the account and this device. Until
+	// then what is on disk is published as it is: a copy of the device that wrote
+	// anything new first could not be told from the original any more. Guarded
+	// by mu.
+	known bool
 }
 
 func (s *nodeSelf) load() error {
@@ -115,7 +119,7 @@ func (s *nodeSelf) loadRecords(network identity.NetworkID) error {
 func (s *nodeSelf) makeMissing(network identity.NetworkID, now uint64, rotate bool) ([]Write, error) {
 	var ws []Write
 	fresh := false
-	if s.cert == nil || !s.cert.Covers(now) || s.cert.NotAfter-now < certRenewLeft {
+	if s.cert == nil || !s.cert.Covers(now) || s.known && s.cert.NotAfter-now < certRenewLeft {
 		serial := now
 		if s.cert != nil {
 			serial = max(serial, s.cert.Serial+1)
@@ -135,14 +139,13 @@ func (s *nodeSelf) makeMissing(network identity.NetworkID, now uint64, rotate bo
 		ws = append(ws, Write{[]byte(keySelf + "account"), s.account.Raw})
 	}
 	key, turn := s.n.cfg.Sealing.Current(now)
-	if turn && (rotate || key.Scheme == 0) {
+	if turn && (rotate && s.known || key.Scheme == 0) {
 		var err error
 		if key, err = s.n.cfg.Sealing.Rotate(now); err != nil {
 			return nil, err
 		}
-		fresh = true
 	}
-	if s.device == nil || fresh || due(s.device, now) || !s.saysSo(key) {
+	if s.device == nil || fresh || now >= s.device.Expires || s.known && (due(s.device, now) || !s.saysSo(key)) {
 		if err := s.makeDevice(network, now, key); err != nil {
 			return nil, err
 		}
@@ -225,6 +228,10 @@ func (s *nodeSelf) saysSo(key seal.PublicKey) bool {
 // renew replaces what is due and sends it on its way.
 func (s *nodeSelf) renew() error {
 	s.mu.Lock()
+	if !s.known {
+		s.mu.Unlock()
+		return nil
+	}
 	account, device := s.account, s.device
 	now := s.n.now()
 	ws, err := s.makeMissing(s.network, now, s.n.sessions.clockConfirmed())
@@ -268,7 +275,7 @@ func (s *nodeSelf) records(first bool) (account, device []byte) {
 // upon. Of records that the pillar sent only verified ones may come here.
 func (s *nodeSelf) compare(recs []*Record) error {
 	s.mu.Lock()
-	s.known = true
+	first := !s.known
 	now := s.n.now()
 	before := s.account
 	merged := s.info
@@ -294,6 +301,7 @@ func (s *nodeSelf) compare(recs []*Record) error {
 			}
 		}
 	}
+	s.known = true
 	want := s.merged(merged)
 	for _, d := range others {
 		if !want.IsRemoved(d.Device, d.Serial) && !slices.ContainsFunc(want.Devices, func(x DeviceSerial) bool { return x.Device == d.Device }) && len(want.Devices) < MaxDevices {
@@ -324,6 +332,9 @@ func (s *nodeSelf) compare(recs []*Record) error {
 	s.mu.Unlock()
 	if err == nil && changed != before {
 		err = s.n.outbox.sendHidden(changed)
+	}
+	if err == nil && first {
+		err = s.renew()
 	}
 	return err
 }

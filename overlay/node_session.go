@@ -18,7 +18,7 @@ const (
 	probeEvery  = 5 * time.Second  // a tiny question to an idle pillar
 	answerIn    = 3 * time.Second  // then something must have come
 	resultIn    = 20 * time.Second // the longest a submitted record waits for its line
-	livenessRun = 500 * time.Millisecond
+	livenessRun = time.Second
 	maxAnswers  = 512 // frames of one answer
 )
 
@@ -206,8 +206,13 @@ type boxWork struct {
 }
 
 // hand waits for a worker's queue. Meanwhile the pillar's silence means
-// nothing: nobody reads what it says.
+// nothing: nobody reads what it says. Once something was left out because the
+// session ended, all that follows is, cursors above all: what a worker gets is
+// always a prefix of what the pillar sent.
 func (s *nodeSession) hand(to chan boxWork, w boxWork) {
+	if s.ended() {
+		return
+	}
 	s.handing.Store(true)
 	defer func() {
 		s.lastFrame.Store(time.Now().UnixNano())
@@ -215,7 +220,7 @@ func (s *nodeSession) hand(to chan boxWork, w boxWork) {
 	}()
 	select {
 	case to <- w:
-	case <-s.done:
+	case <-s.done: // stays closed, so nothing comes after the gap
 	}
 }
 

@@ -13,10 +13,11 @@ import (
 
 // Bounds of what is on its way to the active pillar.
 const (
-	shipWindow   = 2048 // submitted and not answered
-	shipBytes    = FrameTarget
-	retryDefault = 2 * time.Second  // after a refusal that names no time
-	resubmitIn   = 15 * time.Second // a record that is stored and not replicated
+	shipWindow    = 2048 // submitted and not answered
+	shipBytes     = FrameTarget
+	retryDefault  = 2 * time.Second  // after a refusal that names no time
+	resubmitIn    = 15 * time.Second // a record that is stored and not replicated
+	resubmitEvery = 5 * time.Second  // between looks for such records
 )
 
 // shipment is one record on its way: a message's, or one that the user never
@@ -478,8 +479,9 @@ func (o *nodeOutbox) excuse(why Code) {
 
 // sweep brings back what waits and ends what is over, until ctx does.
 func (o *nodeOutbox) sweep(ctx context.Context) {
-	const every = 250 * time.Millisecond
-	for round := 0; pause(ctx, every); round++ {
+	every := time.Second
+	var lastResubmit time.Time
+	for pause(ctx, every) {
 		o.mu.Lock()
 		now := time.Now()
 		o.line.waiting = slices.DeleteFunc(o.line.waiting, func(s *shipment) bool {
@@ -493,11 +495,13 @@ func (o *nodeOutbox) sweep(ctx context.Context) {
 			return true
 		})
 		due := len(o.line.ready) > 0
-		o.mu.Unlock()
-		if round%4 == 0 {
-			o.expire()
+		if every = time.Second; len(o.line.waiting) > 0 {
+			every = 250 * time.Millisecond
 		}
-		if round%20 == 0 {
+		o.mu.Unlock()
+		o.expire()
+		if now.Sub(lastResubmit) >= resubmitEvery {
+			lastResubmit = now
 			o.resubmit(now)
 			due = true
 		}

@@ -387,12 +387,16 @@ func TestNodeCloned(t *testing.T) {
 		until(t, "a session", func() bool { return alice.Status().Pillar != "" })
 		alice.stop()
 		old := copyTable(t, home.table)
-		alice = home.start(nil)
-		time.Sleep(26 * time.Hour) // virtual: a new sealing key, a new device record
+		// A day later there is a new sealing key, and a new device record.
+		c.pillars[0].mu.Lock()
+		c.pillars[0].clock = 26 * time.Hour
+		c.pillars[0].mu.Unlock()
+		later := func(cfg *overlay.NodeConfig) { cfg.Now = func() time.Time { return time.Now().Add(26 * time.Hour) } }
+		alice = home.start(nil, later)
 		until(t, "two device records", func() bool { return len(c.keys(alice.id())) == 3 })
 		alice.stop()
 		home.table = old
-		alice = home.start(nil)
+		alice = home.start(nil, later)
 		until(t, "the end", func() bool { return alice.stopped() })
 		if err := alice.stop(); !errors.Is(err, overlay.ErrCloned) {
 			t.Fatalf("Run: %v", err)

@@ -138,6 +138,7 @@ type Pillar struct {
 	submits chan submitJob // sessions to gather
 	work    chan *chunk    // gather to the verify workers
 	commits chan commitJob // everybody to the committer
+	chunks  sync.Pool      // of *chunk
 	queued  atomic.Int64   // bytes of submissions on their way, see maxQueued
 
 	running  atomic.Bool

@@ -483,7 +483,7 @@ func (c *committer) answer() {
 		if job.done != nil {
 			job.done <- c.errs[i]
 		} else if job.chunk != nil {
-			job.chunk.release()
+			p.release(job.chunk)
 		}
 	}
 }

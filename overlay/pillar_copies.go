@@ -2,6 +2,8 @@ package overlay
 
 import (
 	"context"
+	"slices"
+	"sort"
 	"sync"
 	"time"
 )
@@ -29,7 +31,8 @@ type copiesState struct {
 	log     LogID     // which durable is about
 	durable []Durable // as told last
 	waiting map[*pillarSession]struct{}
-	asks    []copiesAsk
+	fresh   []copiesAsk // not asked yet
+	again   []copiesAsk // asked, and not held by enough
 }
 
 // sessionWaits are a session's submissions in the own log that it wants more
@@ -100,8 +103,9 @@ func (c *copiesState) answer(sub *submission, dot Dot, ref Ref) {
 	if sub.s == nil {
 		return
 	}
+	own := sub.s.p.ownLogID()
 	c.mu.Lock()
-	ask := c.answerLocked(sub, dot, ref)
+	ask := c.answerLocked(sub, dot, ref, own)
 	c.mu.Unlock()
 	sub.s.wakeWriter()
 	if ask {
@@ -111,14 +115,15 @@ func (c *copiesState) answer(sub *submission, dot Dot, ref Ref) {
 
 // answerAll answers a committed chunk. records are the commit's.
 func (c *copiesState) answerAll(ch *chunk, records []Arrival) {
+	if len(ch.subs) == 0 || ch.subs[0].s == nil {
+		return
+	}
+	own := ch.subs[0].s.p.ownLogID()
 	c.mu.Lock()
 	ask := false
 	var last *pillarSession
 	for i := range ch.subs {
 		sub := &ch.subs[i]
-		if sub.s == nil {
-			continue
-		}
 		dot := sub.dot
 		if sub.at >= 0 {
 			dot = records[sub.at].Dot
@@ -128,7 +133,7 @@ func (c *copiesState) answerAll(ch *chunk, records []Arrival) {
 		} else {
 			sub.s.p.metrics.stored.Inc()
 		}
-		if c.answerLocked(sub, dot, sub.rec.Ref()) {
+		if c.answerLocked(sub, dot, sub.rec.Ref(), own) {
 			ask = true
 		}
 		if last != nil && last != sub.s {
@@ -147,7 +152,7 @@ func (c *copiesState) answerAll(ch *chunk, records []Arrival) {
 
 // answerLocked does one answer. It reports whether other pillars are to be
 // asked. c.mu is held.
-func (c *copiesState) answerLocked(sub *submission, dot Dot, ref Ref) (ask bool) {
+func (c *copiesState) answerLocked(sub *submission, dot Dot, ref Ref, own LogID) (ask bool) {
 	s := sub.s
 	copies := c.of(dot)
 	s.mu.Lock()
@@ -158,17 +163,14 @@ func (c *copiesState) answerLocked(sub *submission, dot Dot, ref Ref) (ask bool)
 	if copies >= want || over {
 		return false
 	}
-	s.p.mu.Lock()
-	own := dot.Log == s.p.ownLog
-	s.p.mu.Unlock()
-	if own {
+	if dot.Log == own {
 		c.await(s, dot, want)
 		return false
 	}
-	if len(c.asks) >= maxAsks {
+	if len(c.fresh)+len(c.again) >= maxAsks {
 		return false
 	}
-	c.asks = append(c.asks, copiesAsk{s: s, ref: ref, dot: dot, want: want, told: copies, left: askTries})
+	c.fresh = append(c.fresh, copiesAsk{s: s, ref: ref, dot: dot, want: want, told: copies, left: askTries})
 	return true
 }
 
@@ -208,30 +210,26 @@ func (c *copiesState) forget(s *pillarSession) {
 	defer c.mu.Unlock()
 	delete(c.waiting, s)
 	s.waits = sessionWaits{}
-	kept := c.asks[:0]
-	for _, a := range c.asks {
-		if a.s != s {
-			kept = append(kept, a)
-		}
-	}
-	clear(c.asks[len(kept):])
-	c.asks = kept
+	gone := func(a copiesAsk) bool { return a.s == s }
+	c.fresh = slices.DeleteFunc(c.fresh, gone)
+	c.again = slices.DeleteFunc(c.again, gone)
 }
 
 // copiesLoop sends watermarks until ctx ends.
 func (p *Pillar) copiesLoop(ctx context.Context) {
-	again := time.NewTimer(askEvery)
-	defer again.Stop()
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
 	for {
+		all := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.copies.wake:
-		case <-again.C:
+		case <-tick.C:
+			all = true
 		}
 		p.tellWaiting()
-		p.askCopies(ctx)
-		again.Reset(askEvery)
+		p.askCopies(ctx, all)
 	}
 }
 
@@ -261,33 +259,39 @@ func (p *Pillar) tellWaiting() {
 // tell sends a watermark if it says something new about what waits. The
 // Pillar's copies.mu is held.
 func (w *sessionWaits) tell(s *pillarSession, to, copies uint64) {
-	if to <= w.told[copies] || len(w.list) == 0 {
+	if to <= w.told[copies] {
 		return
 	}
-	from := uint64(0)
-	for _, x := range w.list {
-		if x.seq > w.told[copies] {
-			from = x.seq
-			break
-		}
-	}
-	if from == 0 || from > to {
+	i := w.after(w.told[copies])
+	if i == len(w.list) || w.list[i].seq > to {
 		return
 	}
 	w.told[copies] = to
-	s.mark(Watermark{Log: w.log, From: from, To: to, Copies: copies})
+	s.mark(Watermark{Log: w.log, From: w.list[i].seq, To: to, Copies: copies})
+}
+
+// after returns the index of the first wait above seq.
+func (w *sessionWaits) after(seq uint64) int {
+	return sort.Search(len(w.list), func(i int) bool { return w.list[i].seq > seq })
 }
 
 // prune forgets what has the copies it wanted, or as many as there are pillars.
 // c.mu is held.
 func (w *sessionWaits) prune(c *copiesState, living uint64) {
-	kept := w.list[:0]
-	for _, x := range w.list {
-		if c.of(Dot{w.log, x.seq}) < min(x.want, living) {
-			kept = append(kept, x)
-		}
+	top := uint64(0)
+	for _, d := range c.durable {
+		top = max(top, d.Seq)
 	}
-	if w.list = kept; len(kept) == 0 {
+	i := w.after(top) // from there on nobody has anything
+	kept := slices.DeleteFunc(w.list[:i:i], func(x copiesWait) bool {
+		return c.of(Dot{w.log, x.seq}) >= min(x.want, living)
+	})
+	if len(kept) == 0 {
+		w.list = w.list[i:]
+	} else if len(kept) < i {
+		w.list = append(kept, w.list[i:]...)
+	}
+	if len(w.list) == 0 {
 		w.list = nil
 	}
 }
@@ -305,29 +309,30 @@ func (s *pillarSession) mark(m Watermark) {
 	s.wakeWriter()
 }
 
-// askCopies asks all pillars about duplicates of other logs.
-func (p *Pillar) askCopies(ctx context.Context) {
+// askCopies asks all pillars about duplicates of other logs: about new ones,
+// or about all that wait.
+func (p *Pillar) askCopies(ctx context.Context, all bool) {
 	c := &p.copies
 	c.mu.Lock()
-	asks := c.asks
-	c.asks = nil
+	asks := c.fresh
+	c.fresh = nil
+	if all {
+		asks = append(asks, c.again...)
+		c.again = nil
+	}
 	c.mu.Unlock()
 	living := uint64(max(2, p.roster.Living(p.now())))
-	var rest []copiesAsk
+	var again []copiesAsk
 	for len(asks) > 0 {
 		n := min(len(asks), askAtOnce)
-		rest = append(rest, p.askSome(ctx, asks[:n], living)...)
+		again = append(again, p.askSome(ctx, asks[:n], living)...)
 		asks = asks[n:]
 	}
-	if len(rest) == 0 {
-		return
+	if len(again) > 0 {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.again = append(c.again, again...)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if room := maxAsks - len(c.asks); len(rest) > room {
-		rest = rest[:room]
-	}
-	c.asks = append(rest, c.asks...)
 }
 
 // askSome asks once and returns what is to be asked again.

@@ -234,8 +234,7 @@ func (s *pillarSession) saved(m *Saved) *Error {
 	to := min(m.To, d.pos)
 	d.save(to)
 	s.handOverLocked()
-	switch {
-	case d.mode == deliverPages && to >= d.drain.page:
+	if d.mode == deliverPages && to >= d.drain.page {
 		drain := d.drain
 		if !drain.last {
 			s.mu.Unlock()

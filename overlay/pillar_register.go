@@ -52,8 +52,8 @@ func (s *pillarSession) publish(m *Register) (place uint64, refusal *Error) {
 	if err := s.checkRegistration(subs); err != nil {
 		return 0, err
 	}
-	ch := newChunk()
-	defer ch.release()
+	ch := p.newChunk()
+	defer p.release(ch)
 	ch.subs = append(ch.subs, subs...)
 	if err := p.findKnown(ch); err != nil {
 		return 0, errReading
@@ -134,8 +134,9 @@ func removedDevice(d identity.DeviceID) *Error {
 func (p *Pillar) commitRegistration(ch *chunk) (place uint64, refusal *Error) {
 	ch.keep(func(sub *submission, _ error) bool { return !sub.known })
 	if len(ch.subs) > 0 {
-		if err := p.refusal(); err != nil && err != errClockWrong {
-			return 0, err
+		// Little enough for the reserves of a full disk, so that its nodes can read.
+		if p.failure() != nil {
+			return 0, errStoreBroken
 		}
 		job := commitJob{chunk: ch, done: make(chan error, 1)}
 		ch.done <- struct{}{} // verified

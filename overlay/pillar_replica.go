@@ -26,6 +26,12 @@ var (
 // notePrefix begins the value keys that are replication's own.
 const notePrefix = "gossip/"
 
+// Bounds of a note in bytes: what a Store takes as a Value.
+const (
+	maxNoteKey = 64
+	maxNote    = 64 << 10
+)
+
 // followedRun is a run whose entries were judged.
 type followedRun struct {
 	state   LogState
@@ -75,7 +81,7 @@ func (p *Pillar) Apply(ctx context.Context, run LogRun) (LogState, error) {
 	case run.From == 0:
 		return LogState{}, fmt.Errorf("log %s: entries start at 1", log)
 	}
-	if p.isOwn(log) {
+	if p.ownLogID() == log {
 		return LogState{}, fmt.Errorf("log %s is written here", log)
 	}
 	state, ok := p.held(log)
@@ -94,10 +100,11 @@ func (p *Pillar) Apply(ctx context.Context, run LogRun) (LogState, error) {
 	return judged.result, nil
 }
 
-func (p *Pillar) isOwn(log LogID) bool {
+// ownLogID returns the log of this run, zero before its first entry.
+func (p *Pillar) ownLogID() LogID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return log == p.ownLog
+	return p.ownLog
 }
 
 // judgeRun decides for every entry what is stored of it.
@@ -122,7 +129,7 @@ func (p *Pillar) judgeRun(entries []BatchEntry) []runEntry {
 		rec, err := p.verifier.Parse(raw)
 		switch {
 		case err != nil && e.Raw != nil:
-			out[i].LogEntry = LogEntry{ID: rawID(p.cfg.Network, raw), Why: WhyVoid}
+			out[i].LogEntry = voidEntry(p.cfg.Network, raw)
 		case err != nil || e.Raw == nil && (rec.ID != e.ID || rec.Expires != e.Expires):
 			// It stays what its holder says: void.
 		case trusted && rec.Expires <= now || rec.Day() < dropped:
@@ -139,6 +146,7 @@ func (p *Pillar) judgeRun(entries []BatchEntry) []runEntry {
 		case errs[i] != nil || rec.Kind == KindPillar || rec.Kind == KindRevocation:
 			out[i].Why = WhyVoid
 		default:
+			rec.detach()
 			out[i].rec = rec
 		}
 		if out[i].Why == WhyVoid {
@@ -148,12 +156,15 @@ func (p *Pillar) judgeRun(entries []BatchEntry) []runEntry {
 	return out
 }
 
-// rawID is the ID of bytes that are no valid record: of the payload, as if it
-// were one.
-func rawID(network identity.NetworkID, raw []byte) RecordID {
+// voidEntry is the entry of bytes that are no valid record: the ID is of the
+// payload, as if it were one; the expiry is what stands in its place, as far as
+// the payload can be walked. It is what the log's chain was made of.
+func voidEntry(network identity.NetworkID, raw []byte) LogEntry {
 	r := canon.MakeReader(raw)
 	r.Array(2)
-	return RecordID(identity.Hash(identity.TagRecordID, network[:], r.Bin(MaxRecord)))
+	id := identity.Hash(identity.TagRecordID, network[:], r.Bin(MaxRecord))
+	f, _ := readStored(raw, "")
+	return LogEntry{Expires: f.expires, ID: RecordID(id), Why: WhyVoid}
 }
 
 // Read returns entries of a log from sequence from on, see gossip.Replica.
@@ -313,6 +324,9 @@ func (p *Pillar) LoadNote(key string) (note []byte, err error) {
 func (p *Pillar) SaveNote(ctx context.Context, key string, data []byte) error {
 	if !strings.HasPrefix(key, notePrefix) {
 		return fmt.Errorf("note %q does not start with %s", key, notePrefix)
+	}
+	if len(key) > maxNoteKey || len(data) > maxNote {
+		return fmt.Errorf("note %q: key of %d or data of %d bytes is too long", key, len(key), len(data))
 	}
 	return p.commitValues(ctx, []Value{{Key: key, Data: data}}, nil)
 }

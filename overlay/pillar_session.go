@@ -195,6 +195,7 @@ func (p *Pillar) endSessions() {
 		s.mu.Unlock()
 		if greeted {
 			s.end(errEnding)
+			s.stream.SetWriteDeadline(time.Now().Add(endTimeout)) // for a Write under way
 		}
 		// A reader blocked in the Hello or in Read returns.
 		s.stream.SetReadDeadline(time.Unix(1, 0))
@@ -382,6 +383,7 @@ func (s *pillarSession) dropLocked() {
 	}
 	s.dead = true
 	s.frames, s.results, s.marks = nil, nil, nil
+	s.stream.SetWriteDeadline(time.Unix(1, 0)) // a writer blocked in Write returns
 	s.p.metrics.refused.WithLabelValues(string(errUnread.Code)).Inc()
 }
 

@@ -1,9 +1,11 @@
 package overlay
 
 import (
+	"bytes"
 	"errors"
-	"sync"
 	"time"
+
+	"github.com/obelisk-network/obelisk/internal/canon"
 )
 
 // The way of a submission. Queues are bounded; each step takes what waits and
@@ -130,12 +132,15 @@ type chunk struct {
 	done  chan struct{} // one token once it is verified
 }
 
-var chunks = sync.Pool{New: func() any { return &chunk{done: make(chan struct{}, 1)} }}
+func (p *Pillar) newChunk() *chunk {
+	if ch, ok := p.chunks.Get().(*chunk); ok {
+		return ch
+	}
+	return &chunk{done: make(chan struct{}, 1)}
+}
 
-func newChunk() *chunk { return chunks.Get().(*chunk) }
-
-// release gives the chunk back. Nobody else may still have it.
-func (ch *chunk) release() {
+// release gives a chunk back. Nobody else may still have it.
+func (p *Pillar) release(ch *chunk) {
 	clear(ch.subs)
 	clear(ch.recs)
 	clear(ch.errs)
@@ -145,7 +150,7 @@ func (ch *chunk) release() {
 	case <-ch.done:
 	default:
 	}
-	chunks.Put(ch)
+	p.chunks.Put(ch)
 }
 
 func (ch *chunk) add(job *submitJob) {
@@ -171,7 +176,7 @@ func (ch *chunk) keep(fn func(sub *submission, err error) bool) {
 func (p *Pillar) gather() {
 	defer close(p.work)
 	for job := range p.submits {
-		ch := newChunk()
+		ch := p.newChunk()
 		ch.add(&job)
 		for len(ch.subs) < chunkRecords && ch.bytes < chunkBytes {
 			more := true
@@ -223,6 +228,7 @@ func (p *Pillar) judge(ch *chunk) {
 	p.answerJudged(ch)
 	ch.keep(func(sub *submission, err error) bool {
 		if err == nil && (!sub.known || sub.dot == (Dot{})) {
+			sub.rec.detach()
 			return true
 		}
 		p.finish(sub)
@@ -315,4 +321,18 @@ func refusalOf(err error) *Error {
 		return e
 	}
 	return &Error{Code: CodeInvalid, Text: err.Error()}
+}
+
+// detach gives the record bytes of its own, so that whoever keeps it does not
+// keep the whole frame it came in.
+func (r *Record) detach() {
+	raw := bytes.Clone(r.Raw)
+	header := canon.BinLen(len(r.payload)) - len(r.payload)
+	payload := raw[1+header:][:len(r.payload):len(r.payload)]
+	signer := 1 + canon.UintLen(r.Format) + canon.UintLen(uint64(r.Kind)) +
+		canon.BinLen(len(r.Author)) + canon.BinLen(len(r.Signer)) - len(r.Signer)
+	r.Raw, r.payload = raw, payload
+	r.signature = raw[len(raw)-len(r.signature):]
+	r.Signer = payload[signer:][:len(r.Signer):len(r.Signer)]
+	r.Bin = payload[len(payload)-len(r.Bin):]
 }

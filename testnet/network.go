@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,7 +51,8 @@ type Network struct {
 	opt    Options
 
 	mu    sync.Mutex
-	procs []*Process   // guarded by mu; in the order they were asked for
+	procs []*Process   // guarded by mu; see less
+	first *Process     // the pillar that has the network key; set by the first add
 	ports map[int]bool // guarded by mu; given to pillars
 }
 
@@ -121,7 +124,8 @@ func (n *Network) save() error {
 	return nil
 }
 
-// Processes are all processes, whether they run or not.
+// Processes are all processes, whether they run or not: pillars, then nodes, by
+// name.
 func (n *Network) Processes() []*Process {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -155,7 +159,31 @@ func (n *Network) add(role, name string) (*Process, error) {
 	}
 	p := &Process{net: n, Entry: Entry{Role: role, Name: name, Data: filepath.Join(n.Dir, name)}}
 	n.procs = append(n.procs, p)
+	slices.SortFunc(n.procs, order)
+	if role == RolePillar && n.first == nil {
+		n.first = p
+	}
 	return p, nil
+}
+
+// order has pillars before nodes, and names as people count: pillar-9 before
+// pillar-10.
+func order(a, b *Process) int {
+	if a.Role != b.Role {
+		return strings.Compare(b.Role, a.Role)
+	}
+	aName, aNumber := numbered(a.Name)
+	bName, bNumber := numbered(b.Name)
+	return cmp.Or(strings.Compare(aName, bName), cmp.Compare(aNumber, bNumber))
+}
+
+func numbered(name string) (string, int) {
+	if i := strings.LastIndexByte(name, '-'); i > 0 {
+		if n, err := strconv.Atoi(name[i+1:]); err == nil {
+			return name[:i], n
+		}
+	}
+	return name, 0
 }
 
 // StartPillar starts a pillar and returns when it is ready. The first one,
@@ -180,7 +208,7 @@ func (n *Network) StartPillar(ctx context.Context, name string) (*Process, error
 	if n.opt.Memory != "" {
 		args = append(args, "--memory", n.opt.Memory)
 	}
-	if first := n.Pillars()[0]; first != p {
+	if first := n.first; first != p {
 		file, err := n.admit(ctx, p, first, args)
 		if err != nil {
 			return nil, fmt.Errorf("admit %s: %w", name, err)

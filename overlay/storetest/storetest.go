@@ -82,7 +82,7 @@ func RecordID(n int) overlay.RecordID {
 	return sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n)))
 }
 
-// Box returns a box, Log a log, by number.
+// Box returns a box by number.
 func Box(n int) overlay.BoxID { return overlay.BoxID{0: byte(n), 15: 0xff} }
 
 // Log returns a log by number.
@@ -211,7 +211,7 @@ func records(t testing.TB, v overlay.View, min overlay.Day) (rs []overlay.Stored
 	return rs
 }
 
-// locals returns 1 … n, or from … to.
+// upTo returns from, from+1 … to.
 func upTo(from, to uint64) (ls []uint64) {
 	for l := from; l <= to; l++ {
 		ls = append(ls, l)

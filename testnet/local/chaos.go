@@ -25,6 +25,7 @@ type chaosResult struct {
 	Duplicated   int  `json:"duplicated"`   // more than once in an inbox
 	FailoverMS   span `json:"failover_ms"`
 	Failovers    int  `json:"failovers"`
+	AckMS        span `json:"ack_ms"` // from the send to replicated, whatever happened meanwhile
 	Converged    bool `json:"converged"`
 	// ConvergeS is from the last pillar's return to equal summaries.
 	ConvergeS float64 `json:"converge_s"`
@@ -66,7 +67,8 @@ type torment struct {
 
 	mu        sync.Mutex
 	sent      map[string]bool // guarded by mu; recipient|text, true once acknowledged
-	failovers []int64         // guarded by mu
+	failovers []int64         // guarded by mu; ms
+	acks      []int64         // guarded by mu; ms
 	kills     int
 	pauses    int
 }
@@ -94,9 +96,9 @@ func chaos(ctx context.Context, s *settings, out, progress io.Writer) error {
 		enc.SetIndent("", "  ")
 		err = enc.Encode(result)
 	} else {
-		_, err = fmt.Fprintf(out, "%d sent, %d acknowledged, %d delivered, %d lost, %d twice; %d failovers, p50 %d ms, longest %d ms; converged: %s, after %.1f s\n",
+		_, err = fmt.Fprintf(out, "%d sent, %d acknowledged, %d delivered, %d lost, %d twice; %d failovers, the longest took %d ms; acknowledged after %d ms (p50), %d ms at most; converged: %s, after %.1f s\n",
 			result.Sent, result.Acknowledged, result.Delivered, result.Lost, result.Duplicated,
-			result.Failovers, result.FailoverMS.P50, result.FailoverMS.Max, yes(result.Converged), result.ConvergeS)
+			result.Failovers, result.FailoverMS.Max, result.AckMS.P50, result.AckMS.Max, yes(result.Converged), result.ConvergeS)
 	}
 	if err != nil {
 		return err
@@ -143,6 +145,7 @@ func (t *torment) run(ctx context.Context) (*chaosResult, error) {
 	watchers.Wait()
 	t.mu.Lock()
 	result.FailoverMS, result.Failovers = spanOf(t.failovers), len(t.failovers)
+	result.AckMS = spanOf(t.acks)
 	t.mu.Unlock()
 	return result, nil
 }
@@ -206,6 +209,7 @@ func (t *torment) send(ctx, sendCtx context.Context, i int) {
 }
 
 func (t *torment) sendOne(ctx context.Context, c *admin.NodeClient, to *testnet.Process, text string) {
+	began := time.Now()
 	r, err := c.Send(ctx, admin.SendRequest{To: []string{to.Account}, Text: &text, ClientID: text,
 		Wait: overlay.StateReplicated, TimeoutMS: 20_000})
 	if err != nil {
@@ -214,7 +218,11 @@ func (t *torment) sendOne(ctx context.Context, c *admin.NodeClient, to *testnet.
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sent[to.Account+"|"+text] = r.State == overlay.StateReplicated || r.State == overlay.StateDelivered
+	acknowledged := r.State == overlay.StateReplicated || r.State == overlay.StateDelivered
+	t.sent[to.Account+"|"+text] = acknowledged
+	if acknowledged {
+		t.acks = append(t.acks, time.Since(began).Milliseconds())
+	}
 }
 
 // torture does to the pillars, until ctx ends, what the seed says: kill -9 or
@@ -222,7 +230,6 @@ func (t *torment) sendOne(ctx context.Context, c *admin.NodeClient, to *testnet.
 func (t *torment) torture(ctx context.Context) error {
 	random := rand.New(rand.NewPCG(t.seed, 0))
 	pillars := t.net.Pillars()
-	slices.SortFunc(pillars, byNumber)
 	back := make(map[int]time.Time) // when a broken pillar returns
 	background := context.WithoutCancel(ctx)
 	for {

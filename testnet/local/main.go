@@ -165,7 +165,7 @@ func nodeName(i int) string {
 	if i < len(names) {
 		return names[i]
 	}
-	return fmt.Sprintf("node-%d", i+1)
+	return fmt.Sprintf("%s-%d", names[i%len(names)], i/len(names)+1)
 }
 
 func pillarName(i int) string { return fmt.Sprintf("pillar-%d", i+1) }

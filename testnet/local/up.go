@@ -176,7 +176,10 @@ func status(ctx context.Context, s *settings, out io.Writer) error {
 			fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t%d\t%v\t%s\n", l.Name, l.PID, l.state(), l.PillarsAlive, l.NodesConnected, l.Records, l.Converged, l.Admin)
 		}
 	}
-	fmt.Fprintln(w, "\t\t\t\t\t\t\t")
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
 	fmt.Fprintln(w, "NODE\tPID\tSTATE\tACTIVE\tSTANDBY\tKNOWS\tRECEIVED\tWAITING")
 	for _, l := range lines {
 		if l.Role == testnet.RoleNode {

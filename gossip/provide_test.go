@@ -1,0 +1,197 @@
+package gossip_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/obelisk-network/obelisk/gossip"
+	"github.com/obelisk-network/obelisk/gossip/replicatest"
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// One commit larger than a frame comes in several batches under one head.
+func TestLargeCommit(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar().start(a)
+		until(w.t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
+		a.submit(1)
+		until(w.t, 2*time.Second, "following", func() bool { return converged(a, b) })
+		raws := make([][]byte, 50)
+		for i := range raws {
+			raws[i] = w.author.Message(w.t, 120<<10, time.Hour)
+		}
+		a.disk.Submit(raws...) // more than the tail keeps, too
+		a.submit(1)
+		until(w.t, 2*time.Second, "converged", func() bool { return converged(a, b) && b.disk.Count() == 52 })
+		c := w.pillar().start(b)
+		until(w.t, 10*time.Second, "history", func() bool { return converged(b, c) })
+	})
+}
+
+// Over its budget a provider says Busy, and serves again when there is room.
+func TestFollowerBudget(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		end := a.submit(1)
+		synctest.Wait()
+		l := w.liar()
+		l.serve = func(overlay.Stream, *overlay.Follow) {}
+		l.start(a)
+		var open []overlay.Stream
+		ask := func() overlay.Message {
+			s, err := l.host.Open(w.t.Context(), a.id(), overlay.ProtoFollow)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			open = append(open, s)
+			say(s, &overlay.Follow{Log: end.Log, From: 1, Before: overlay.ChainStart(end.Log)})
+			frames := overlay.NewFrameReader(s)
+			frames.Accept()
+			msg, err := frames.Next()
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			return msg
+		}
+		for i := range gossip.MaxFollowers {
+			if _, ok := ask().(*overlay.Batch); !ok {
+				w.t.Fatalf("follower %d is not served", i)
+			}
+		}
+		if busy, ok := ask().(*overlay.Busy); !ok || busy.Err.Code != overlay.CodeBusy || busy.Err.Retry == 0 {
+			w.t.Fatal("one more than the budget is not told to come again")
+		}
+		open[0].Reset()
+		synctest.Wait()
+		if _, ok := ask().(*overlay.Batch); !ok {
+			w.t.Fatal("there is room again, but it is not used")
+		}
+	})
+}
+
+// Acks beyond what was sent, or of another log, end the stream and count for
+// nothing.
+func TestFalseAcks(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		ack  func(end overlay.Position) overlay.Message
+	}{
+		{"beyond", func(end overlay.Position) overlay.Message { return &overlay.Ack{Log: end.Log, Seq: end.Seq + 1} }},
+		{"another log", func(end overlay.Position) overlay.Message { return &overlay.Ack{Log: overlay.LogID{7}, Seq: 1} }},
+		{"no ack", func(end overlay.Position) overlay.Message { return &overlay.Get{} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				a := w.pillar().start()
+				end := a.submit(2)
+				synctest.Wait()
+				l := w.liar()
+				l.serve = func(overlay.Stream, *overlay.Follow) {}
+				l.start(a)
+				s, err := l.host.Open(t.Context(), a.id(), overlay.ProtoFollow)
+				if err != nil {
+					t.Fatal(err)
+				}
+				say(s, &overlay.Follow{Log: end.Log, From: 1, Before: overlay.ChainStart(end.Log)})
+				frames := overlay.NewFrameReader(s)
+				frames.Accept()
+				if _, err := frames.Next(); err != nil {
+					t.Fatal(err)
+				}
+				say(s, c.ack(end))
+				if _, err := frames.Next(); err == nil {
+					t.Error("the stream goes on")
+				}
+				if d := a.disk.Durable(end.Log); len(d) != 0 {
+					t.Errorf("durable %v", d)
+				}
+			})
+		})
+	}
+}
+
+// Entries that come without their bodies are not acked, nor what follows.
+func TestBodilessIsNotAcked(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		synctest.Wait()
+		l := w.liar()
+		log := replicatest.NewLog(w.key.ID(), l.key)
+		log.Add(w.t, w.author.Messages(w.t, 3)...)
+		log.AddEntry(overlay.BatchEntry{Expires: uint64(time.Now().Add(time.Hour).UnixMilli()), ID: overlay.RecordID{5}, Why: overlay.WhyTrimmed})
+		log.Add(w.t, w.author.Messages(w.t, 2)...)
+		l.claims = overlay.Vector{log.Position()}
+		acked := make(chan uint64, 10)
+		l.serve = func(s overlay.Stream, _ *overlay.Follow) {
+			say(s, log.Batch(1, 2))
+			frames := overlay.NewFrameReader(s)
+			for next := uint64(3); ; next++ {
+				msg, err := frames.Next()
+				if err != nil {
+					return
+				}
+				acked <- msg.(*overlay.Ack).Seq
+				if next == 3 {
+					say(s, log.Batch(3, 6))
+				}
+			}
+		}
+		l.start(a)
+		if seq := <-acked; seq != 2 {
+			w.t.Errorf("acked %d, want 2", seq)
+		}
+		until(w.t, 5*time.Second, "all of it", func() bool {
+			v := a.disk.Vector()
+			return len(v) == 1 && v[0] == log.Position()
+		})
+		synctest.Wait()
+		for len(acked) > 0 {
+			if seq := <-acked; seq > 3 {
+				w.t.Errorf("acked %d although the body of 4 is missing", seq)
+			}
+		}
+	})
+}
+
+// A log of a pillar that nobody admitted is not taken, whoever serves it.
+func TestStrangersLog(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		synctest.Wait()
+		l := w.liar()
+		log := replicatest.NewLog(w.key.ID(), identity.NewPillarKey())
+		log.Add(w.t, w.author.Messages(w.t, 3)...)
+		l.claims = overlay.Vector{log.Position()}
+		l.serve = func(s overlay.Stream, _ *overlay.Follow) { say(s, log.Batch(1, 3)) }
+		l.start(a)
+		<-l.asked
+		time.Sleep(time.Minute)
+		if n := a.disk.Count(); n != 0 {
+			w.t.Errorf("%d records of a stranger's log were stored", n)
+		}
+	})
+}
+
+// A Replica that takes nothing for a while is asked again.
+func TestApplyFailsForAWhile(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar().start(a)
+		until(w.t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
+		b.disk.Refuse(errors.New("the disk is full"))
+		a.submit(10)
+		time.Sleep(time.Minute)
+		if n := a.count("sessions") + b.count("sessions"); n != 2 {
+			w.t.Errorf("%v sessions are left, want both sides of one", n)
+		}
+		b.disk.Refuse(nil)
+		until(w.t, 10*time.Second, "converged", func() bool { return converged(a, b) && b.disk.Count() == 10 })
+		if n := b.count("follow_faults_total"); n != 0 {
+			w.t.Errorf("the provider was faulted %v times for our disk", n)
+		}
+	})
+}
