@@ -134,7 +134,11 @@ func ExampleNode_Inbox() {
 	defer bob.Close()
 
 	for _, text := range []string{"one", "two"} {
-		if _, err := alice.Send(ctx, bob.Account(), text); err != nil {
+		sent, err := alice.Send(ctx, bob.Account(), text)
+		if err == nil {
+			_, err = alice.Wait(ctx, sent.Handle, obelisk.Stored) // on the pillar's disk, too
+		}
+		if err != nil {
 			log.Fatal(err)
 		}
 	}

@@ -20,10 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// Pebble's and libp2p's own, started once in a process.
-		goleak.IgnoreTopFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
-	)
+	goleak.VerifyTestMain(m)
 }
 
 var loopback = []string{"/ip4/127.0.0.1/tcp/0"}
@@ -366,7 +363,11 @@ func TestInbox(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for i := range 3 {
-		if _, err := alice.Send(ctx, bob.Account(), fmt.Sprint(i)); err != nil {
+		m, err := alice.Send(ctx, bob.Account(), fmt.Sprint(i))
+		if err == nil {
+			_, err = alice.Wait(ctx, m.Handle, obelisk.Stored)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -257,11 +257,11 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	if err != nil {
 		return err
 	}
+	p.life.run("pillar", func(ctx context.Context) error { return p.core.Run(ctx, p.mesh) })
+	p.life.run("mesh", p.mesh.Run)
 	if err := p.dir.takeAllowed(p.core.Allow); err != nil {
 		return err
 	}
-	p.life.run("pillar", func(ctx context.Context) error { return p.core.Run(ctx, p.mesh) })
-	p.life.run("mesh", p.mesh.Run)
 	if err := p.startAdmin(); err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 func TestManyPillars(t *testing.T) {
 	inBubble(t, func(w *world) {
 		w.member = true
-		all := make([]*pillar, 12)
+		all := make([]*pillar, 8)
 		for i := range all {
 			all[i] = w.pillar().start(all[:min(i, 1)]...)
 		}

@@ -398,13 +398,6 @@ func (s *session) takeVector(msg *overlay.VectorMsg) error {
 	return nil
 }
 
-// holds returns how far the other side says it holds a log.
-func (s *session) holds(log overlay.LogID) uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.vector[log].Seq
-}
-
 // positions returns what the other side says it holds.
 func (s *session) positions() overlay.Vector {
 	s.mu.Lock()

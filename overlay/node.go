@@ -109,7 +109,8 @@ type Node struct {
 	contacts *nodeContacts
 	metrics  *nodeMetrics
 
-	pinning sync.Mutex // held while a network is pinned
+	upkeep  chan struct{} // maintain: look now
+	pinning sync.Mutex    // held while a network is pinned
 
 	mu       sync.Mutex
 	running  bool       // guarded by mu
@@ -124,7 +125,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "node"), disk: newNodeDisk(cfg.Table), fatal: make(chan error, 1)}
+	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "node"), disk: newNodeDisk(cfg.Table), fatal: make(chan error, 1), upkeep: make(chan struct{}, 1)}
 	n.metrics = newNodeMetrics(cfg.Registerer)
 	n.events = newNodeEvents()
 	n.self = &nodeSelf{n: n}
@@ -298,9 +299,15 @@ func (n *Node) Run(ctx context.Context) error {
 
 // maintain renews keys and own records and drops what is over.
 func (n *Node) maintain(ctx context.Context) {
-	next := time.Duration(0)
-	for pause(ctx, next) {
-		next = time.Minute
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.upkeep: // a new active pillar
+		case <-tick.C:
+		}
 		if n.network().IsZero() {
 			continue
 		}

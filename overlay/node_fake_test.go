@@ -99,6 +99,18 @@ func (p *fakePillar) setMute(on bool) {
 	p.mu.Unlock()
 }
 
+// of lists the account's sessions.
+func (p *fakePillar) of(a identity.AccountID) (list []*fakeSession) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for s := range p.sessions {
+		if s.account == a {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
 func (p *fakePillar) addr() []overlay.PillarAddr {
 	return []overlay.PillarAddr{{Pillar: p.key.ID(), Addr: p.host.Addrs()[0]}}
 }

@@ -92,7 +92,7 @@ func (h *nodeHome) start(pillars []overlay.PillarAddr, opts ...nodeOption) *test
 		return result
 	}
 	t.Cleanup(func() {
-		if err := tn.stop(); err != nil && !errors.Is(err, overlay.ErrCloned) {
+		if err := tn.stop(); err != nil && !errors.Is(err, overlay.ErrCloned) && !errors.Is(err, overlay.ErrStoreFailed) {
 			t.Errorf("node Run: %v", err)
 		}
 	})

@@ -275,7 +275,6 @@ func (s *nodeSelf) records(first bool) (account, device []byte) {
 // upon. Of records that the pillar sent only verified ones may come here.
 func (s *nodeSelf) compare(recs []*Record) error {
 	s.mu.Lock()
-	first := !s.known
 	now := s.n.now()
 	before := s.account
 	merged := s.info
@@ -332,9 +331,6 @@ func (s *nodeSelf) compare(recs []*Record) error {
 	s.mu.Unlock()
 	if err == nil && changed != before {
 		err = s.n.outbox.sendHidden(changed)
-	}
-	if err == nil && first {
-		err = s.renew()
 	}
 	return err
 }

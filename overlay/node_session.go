@@ -54,9 +54,8 @@ type nodeSession struct {
 	waiting map[uint64]*nodeCall // guarded by mu
 
 	// Guarded by the outbox's mu:
-	inflight   map[uint64]*shipment
-	lastSubmit time.Time
-	oldest     time.Time // when the oldest unanswered was submitted, roughly
+	inflight map[uint64]*shipment
+	oldest   time.Time // since when something is unanswered, at least as far as the newest answer
 }
 
 // nodeCall is a question that was asked.
@@ -314,10 +313,10 @@ func (s *nodeSession) live(ctx context.Context) {
 		if !asked.IsZero() && last.After(asked) {
 			asked = time.Time{}
 		}
-		submitted, oldest := s.n.outbox.unanswered(s)
+		oldest := s.n.outbox.unanswered(s)
 		switch {
 		case !asked.IsZero() && now.Sub(asked) >= answerIn,
-			!submitted.IsZero() && now.Sub(submitted) >= answerIn && now.Sub(last) >= answerIn,
+			!oldest.IsZero() && now.Sub(oldest) >= answerIn && now.Sub(last) >= answerIn,
 			!oldest.IsZero() && now.Sub(oldest) >= resultIn:
 			s.n.log.Warn("pillar does not answer", "pillar", s.pillar)
 			s.end(errNoAnswer)

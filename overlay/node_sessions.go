@@ -404,6 +404,7 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	m.n.outbox.setActive(s)
 	m.n.dir.connected(s)
 	m.n.checker.failedOver()
+	wakeUp(m.n.upkeep)
 	m.n.outbox.retrySealing()
 }
 

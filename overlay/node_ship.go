@@ -13,8 +13,10 @@ import (
 
 // Bounds of what is on its way to the active pillar.
 const (
-	shipWindow    = 2048 // submitted and not answered
-	shipBytes     = FrameTarget
+	shipWindow = 2048 // submitted and not answered
+	// shipBytes is how full a Submit gets: little enough that a slow line brings
+	// an answer before the pillar counts as silent.
+	shipBytes     = 64 << 10
 	retryDefault  = 2 * time.Second  // after a refusal that names no time
 	resubmitIn    = 15 * time.Second // a record that is stored and not replicated
 	resubmitEvery = 5 * time.Second  // between looks for such records
@@ -219,18 +221,17 @@ func (o *nodeOutbox) nextBatch() (*nodeSession, []*shipment, [][]byte) {
 	if s.oldest.IsZero() {
 		s.oldest = now
 	}
-	s.lastSubmit = now
 	return s, batch, raws
 }
 
 // unanswered says since when the pillar owes an answer, zero for never.
-func (o *nodeOutbox) unanswered(s *nodeSession) (submitted, oldest time.Time) {
+func (o *nodeOutbox) unanswered(s *nodeSession) time.Time {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(s.inflight) == 0 {
-		return time.Time{}, time.Time{}
+		return time.Time{}
 	}
-	return s.lastSubmit, s.oldest
+	return s.oldest
 }
 
 // setActive changes the session that records are submitted over; everything

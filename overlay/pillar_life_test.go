@@ -237,8 +237,8 @@ func TestPillarMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	with := func(c *overlay.PillarConfig) { c.Registerer = reg }
 	rig := newPillarRig(t, nil, with)
-	newPillarRig(t, nil, with)
 	c := rig.device(nil).session()
+	newPillarRig(t, nil, with) // once all goroutines of the first are there
 	raw := c.message(c.id())
 	c.one(raw)
 	c.one(raw)

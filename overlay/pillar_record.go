@@ -137,10 +137,10 @@ func (p *Pillar) rosterNewsOut(ctx context.Context) {
 			}
 		}
 		news = news[n:]
-		p.tellAll(msg)
 		if err := p.commitValues(ctx, values, nil); err != nil && ctx.Err() == nil {
 			p.log.Warn("roster not saved", "err", err)
 		}
+		p.tellAll(msg)
 	}
 }
 

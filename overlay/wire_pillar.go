@@ -108,7 +108,7 @@ type BatchEntry struct {
 }
 
 // Batch is a run of a log: [12, log bin, from, entries, head bin or empty].
-// Every batch of a live follow ends in a head that its last entry reaches.
+// Every batch of a live follow carries a head at or past its last entry.
 type Batch struct {
 	Log     LogID
 	From    uint64

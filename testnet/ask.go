@@ -166,26 +166,58 @@ func WaitConnected(ctx context.Context, nodes []*Process, want int) error {
 }
 
 // WaitEqual returns when all pillars hold equally many records, which stay the
-// same from one look to the next, and, with digests, when each of them also
-// says that the signed summaries of all are equal. It returns the statuses.
-func WaitEqual(ctx context.Context, pillars []*Process, digests bool) ([]admin.PillarStatus, error) {
+// same from one look to the next. It returns their statuses.
+func WaitEqual(ctx context.Context, pillars []*Process) ([]admin.PillarStatus, error) {
+	return waitEqual(ctx, pillars, func(admin.PillarStatus) string { return "" })
+}
+
+// WaitConverged is WaitEqual, and each pillar also says that the signed
+// summaries of all are equal: summaries that speak of everything written until
+// last. Since they leave out what is newest, that takes 10 to 20 s.
+func WaitConverged(ctx context.Context, pillars []*Process, last time.Time) ([]admin.PillarStatus, error) {
+	covered := covered(last, len(pillars))
+	return waitEqual(ctx, pillars, func(s admin.PillarStatus) string {
+		switch {
+		case time.Now().Before(covered):
+			return "the summaries that speak of everything are not due yet"
+		case s.PillarsAlive < len(pillars):
+			return fmt.Sprintf("it sees %d of %d pillars", s.PillarsAlive, len(pillars))
+		case !s.Converged:
+			return "it does not see all summaries equal"
+		}
+		return ""
+	})
+}
+
+// covered returns when every pillar has the summaries of all that speak of what
+// was written until last. Summaries are made at the multiples t of max(10 s,
+// pillars × 100 ms) and speak of records created before t - 10 s (protocol.md,
+// section 8); a few seconds are for their way.
+func covered(last time.Time, pillars int) time.Time {
+	const settle, travel = 10 * time.Second, 3 * time.Second
+	grid := max(10*time.Second, time.Duration(pillars)*100*time.Millisecond)
+	at := time.UnixMilli(last.Add(settle).UnixMilli() / grid.Milliseconds() * grid.Milliseconds()).Add(grid)
+	return at.Add(travel)
+}
+
+// waitEqual returns when all pillars hold equally many records, twice, and
+// lacks finds nothing missing in any status.
+func waitEqual(ctx context.Context, pillars []*Process, lacks func(admin.PillarStatus) string) ([]admin.PillarStatus, error) {
 	var last []admin.PillarStatus
 	err := Until(ctx, func() string {
 		now := make([]admin.PillarStatus, len(pillars))
 		missing := ""
 		for i, p := range pillars {
 			s, err := p.PillarStatus(ctx)
-			switch {
-			case err != nil:
+			if err != nil {
 				return fmt.Sprintf("%s: %v", p.Name, err)
-			case i > 0 && s.Records != now[0].Records:
-				missing = fmt.Sprintf("%s holds %d records, %s holds %d", pillars[0].Name, now[0].Records, p.Name, s.Records)
-			case digests && !s.Converged:
-				missing = p.Name + " does not see all summaries equal"
-			case digests && s.PillarsAlive < len(pillars):
-				missing = fmt.Sprintf("%s sees %d of %d pillars", p.Name, s.PillarsAlive, len(pillars))
 			}
 			now[i] = s
+			if s.Records != now[0].Records {
+				missing = fmt.Sprintf("%s holds %d records, %s holds %d", pillars[0].Name, now[0].Records, p.Name, s.Records)
+			} else if what := lacks(s); what != "" && missing == "" {
+				missing = p.Name + ": " + what
+			}
 		}
 		if missing == "" && (last == nil || last[0].Records != now[0].Records) {
 			missing = "records are still coming"

@@ -119,7 +119,7 @@ func TestSmallNetwork(t *testing.T) {
 	if err := victim.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := testnet.WaitEqual(ctx, pillars, true); err != nil {
+	if _, err := testnet.WaitEqual(ctx, pillars); err != nil {
 		t.Fatal(err)
 	}
 	expect(ctx, t, bob, "before", "after")

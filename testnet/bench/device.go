@@ -155,6 +155,14 @@ func (s *session) write(m overlay.Message) error {
 	return err
 }
 
+// transport is what carries the session.
+func (s *session) transport() string {
+	if strings.Contains(s.stream.Remote().String(), "/quic-v1") {
+		return "quic"
+	}
+	return "tcp"
+}
+
 // writer seals and signs the messages of one device.
 type writer struct {
 	d      *device

@@ -72,7 +72,7 @@ func (b *bench) idle(ctx context.Context) (*idleResult, error) {
 	for _, s := range sessions {
 		wg.Go(func() { s.discard() })
 	}
-	if _, err := testnet.WaitEqual(ctx, b.pillars, false); err != nil {
+	if _, err := testnet.WaitEqual(ctx, b.pillars); err != nil {
 		return nil, err
 	}
 	first := measure(b.pillars)

@@ -6,17 +6,15 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
 
-	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 	"github.com/obelisk-network/obelisk/testnet"
 )
-
-func parseNetwork(s string) (identity.NetworkID, error) { return identity.ParseNetwork(s) }
 
 // quantiles are two percentiles in ms.
 type quantiles struct {
@@ -46,7 +44,8 @@ type ingestResult struct {
 	Concern            int       `json:"concern"`
 	Clients            int       `json:"clients"`
 	Spread             string    `json:"spread"`
-	Transport          string    `json:"transport"`
+	Transport          string    `json:"transport"` // asked for
+	Transports         []string  `json:"client_transports"`
 	Ahead              bool      `json:"ahead"`
 	Mode               string    `json:"mode"`
 	TookS              float64   `json:"took_s"`
@@ -65,8 +64,8 @@ func (r *ingestResult) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-	row("load", "%d messages of %d bytes, %d in flight from %d devices at %s, %d pillars, concern %d, transport %s",
-		r.Messages, r.Size, r.Senders, r.Clients, map[string]string{"all": "all pillars", "first": "the first pillar"}[r.Spread], r.Pillars, r.Concern, r.Transport)
+	row("load", "%d messages of %d bytes, %d in flight from %d devices at %s, %d pillars, concern %d, over %s",
+		r.Messages, r.Size, r.Senders, r.Clients, map[string]string{"all": "all pillars", "first": "the first pillar"}[r.Spread], r.Pillars, r.Concern, strings.Join(r.Transports, " and "))
 	row("machine", "%s, shared by pillars and load", r.Machine)
 	row("ingest", "%.0f messages/s (%.1f s)", r.MsgsPerS, r.TookS)
 	row("acknowledged", "p50 %.2f ms, p99 %.2f ms", r.AckMS.P50, r.AckMS.P99)
@@ -204,7 +203,7 @@ func (b *bench) settle(ctx context.Context, l *load) error {
 		}
 		l.probe.reset()
 	}
-	if _, err := testnet.WaitEqual(ctx, b.pillars, false); err != nil {
+	if _, err := testnet.WaitEqual(ctx, b.pillars); err != nil {
 		return fmt.Errorf("the pillars do not become equal: %w", err)
 	}
 	return nil
@@ -251,7 +250,7 @@ func (b *bench) timed(ctx context.Context, l *load) (*ingestResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	status, err := testnet.WaitEqual(settleCtx, b.pillars, false)
+	status, err := testnet.WaitEqual(settleCtx, b.pillars)
 	if err != nil {
 		return nil, fmt.Errorf("the pillars do not become equal: %w", err)
 	}
@@ -281,6 +280,11 @@ func (b *bench) timed(ctx context.Context, l *load) (*ingestResult, error) {
 		Clients: b.settings.clients, Spread: b.spread, Transport: b.transport, Ahead: b.ahead, Mode: "ingest",
 		TookS: round(took.Seconds(), 3), EqualMS: round(millisOf(after.at.Sub(before.at)-took), 0),
 		Records: status[0].Records, Resubmitted: l.again.Load(), EverywhereMessages: len(everywhere), Machine: machine(),
+	}
+	for _, c := range l.clients {
+		if name := c.session.transport(); !slices.Contains(r.Transports, name) {
+			r.Transports = append(r.Transports, name)
+		}
 	}
 	for _, p := range b.pillars {
 		r.PillarRSSMB = append(r.PillarRSSMB, megabytes(rss(p.PID)))

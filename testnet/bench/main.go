@@ -25,6 +25,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 	"github.com/obelisk-network/obelisk/testnet"
 )
@@ -236,7 +237,7 @@ func (b *bench) device(ctx context.Context) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	network, err := parseNetwork(st.Network)
+	network, err := identity.ParseNetwork(st.Network)
 	if err != nil {
 		return nil, err
 	}

@@ -26,8 +26,9 @@ type chaosResult struct {
 	FailoverMS   span `json:"failover_ms"`
 	Failovers    int  `json:"failovers"`
 	AckMS        span `json:"ack_ms"` // from the send to replicated, whatever happened meanwhile
-	Converged    bool `json:"converged"`
-	// ConvergeS is from the last pillar's return to equal summaries.
+	// Converged: equally many records, and then equal summaries of all of them.
+	Converged bool `json:"converged"`
+	// ConvergeS is from the last pillar's return to equally many records at all.
 	ConvergeS float64 `json:"converge_s"`
 	Unsent    int     `json:"unsent"` // without a final state in the end
 	Kills     int     `json:"kills"`
@@ -312,9 +313,12 @@ func (t *torment) settle(ctx context.Context) *chaosResult {
 	if err := t.waitFinal(waitCtx, r); err != nil {
 		t.log("%v", err)
 	}
-	_, err := testnet.WaitEqual(waitCtx, t.net.Pillars(), true)
-	r.Converged, r.ConvergeS = err == nil, time.Since(back).Round(100*time.Millisecond).Seconds()
-	if err != nil {
+	_, err := testnet.WaitEqual(waitCtx, t.net.Pillars())
+	r.ConvergeS = time.Since(back).Round(100 * time.Millisecond).Seconds()
+	if err == nil {
+		_, err = testnet.WaitConverged(waitCtx, t.net.Pillars(), time.Now())
+	}
+	if r.Converged = err == nil; !r.Converged {
 		t.log("not converged: %v", err)
 	}
 	t.count(ctx, r)

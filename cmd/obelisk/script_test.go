@@ -1,0 +1,168 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"obelisk": main})
+}
+
+// Scripts in testdata/script run the real binary. Beside testscript's own
+// commands there are
+//
+//	start NAME ARGS…     run obelisk in the background until it prints its ready
+//	                     line; its standard error goes to NAME.err
+//	stop NAME            SIGTERM, and it must exit 0
+//	set VAR FILE REGEXP  $VAR = the group of REGEXP in FILE (stdout: the last output)
+//	mode FILE OCTAL      FILE has that mode
+//	exit CODE ARGS…      obelisk ARGS exits with CODE; its output is checked with
+//	                     stdout and stderr as after exec
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                "testdata/script",
+		RequireUniqueNames: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_DATA_HOME", filepath.Join(e.WorkDir, "share"))
+			e.Setenv("HOME", e.WorkDir)
+			e.Values[processes] = map[string]*background{}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"start": start, "stop": stop, "set": set, "mode": mode, "exit": exit,
+		},
+	})
+}
+
+const processes = "processes"
+
+// background is a process that start started; err counts once ended is closed.
+type background struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+	err   error
+}
+
+func started(ts *testscript.TestScript) map[string]*background {
+	return ts.Value(processes).(map[string]*background)
+}
+
+func start(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: start name args…")
+	}
+	name := args[0]
+	cmd := exec.Command("obelisk", args[1:]...)
+	if path, err := exec.LookPath("obelisk"); err == nil {
+		cmd.Path = path
+	}
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+ts.Getenv("XDG_DATA_HOME"), "HOME="+ts.Getenv("HOME"))
+	for _, v := range []string{"OBELISK_ROLE", "OBELISK_DATA", "OBELISK_NAME", "OBELISK_CONFIG", "OBELISK_LISTEN", "OBELISK_ADMIN"} {
+		if value := ts.Getenv(v); value != "" {
+			cmd.Env = append(cmd.Env, v+"="+value)
+		}
+	}
+	errs, err := os.Create(ts.MkAbs(name + ".err"))
+	ts.Check(err)
+	out, err := os.Create(ts.MkAbs(name + ".out"))
+	ts.Check(err)
+	cmd.Stdout, cmd.Stderr = out, errs
+	ts.Check(cmd.Start())
+	p := &background{cmd: cmd, ended: make(chan struct{})}
+	started(ts)[name] = p
+	go func() {
+		defer close(p.ended)
+		p.err = cmd.Wait()
+		out.Close()
+		errs.Close()
+	}()
+	ts.Defer(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		<-p.ended
+	})
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for {
+		b, err := os.ReadFile(out.Name())
+		ts.Check(err)
+		if strings.HasSuffix(string(b), "\n") && strings.HasPrefix(string(b), "ready ") {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-p.ended:
+			ts.Fatalf("%s ended: %v\n%s", name, p.err, ts.ReadFile(name+".err"))
+		case <-deadline:
+			ts.Fatalf("%s is not ready\n%s", name, ts.ReadFile(name+".err"))
+		}
+	}
+}
+
+func stop(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: stop name")
+	}
+	p := started(ts)[args[0]]
+	if p == nil {
+		ts.Fatalf("%s does not run", args[0])
+	}
+	ts.Check(p.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-p.ended:
+		if p.err != nil {
+			ts.Fatalf("%s: %v\n%s", args[0], p.err, ts.ReadFile(args[0]+".err"))
+		}
+	case <-time.After(20 * time.Second):
+		ts.Fatalf("%s does not stop\n%s", args[0], ts.ReadFile(args[0]+".err"))
+	}
+}
+
+func set(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: set var file regexp")
+	}
+	m := regexp.MustCompile(args[2]).FindStringSubmatch(ts.ReadFile(args[1]))
+	if len(m) < 2 {
+		ts.Fatalf("no %s in %s:\n%s", args[2], args[1], ts.ReadFile(args[1]))
+	}
+	ts.Setenv(args[0], m[1])
+}
+
+func mode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: mode file octal")
+	}
+	info, err := os.Lstat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[1] {
+		ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
+	}
+}
+
+func exit(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: exit code args…")
+	}
+	code := 0
+	if err := ts.Exec("obelisk", args[1:]...); err != nil {
+		code = -1
+		if e, ok := err.(*exec.ExitError); ok {
+			code = e.ExitCode()
+		}
+	}
+	if fmt.Sprint(code) != args[0] {
+		ts.Fatalf("exit %d, want %s", code, args[0])
+	}
+}
