@@ -276,3 +276,18 @@ func readList(path string) ([]string, error) {
 	}
 	return lines, nil
 }
+
+// dirSize adds up the sizes of the files in a directory; what disappears
+// meanwhile does not count.
+func dirSize(dir string) (n uint64) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			n += uint64(max(0, info.Size()))
+		}
+	}
+	return n
+}

@@ -24,13 +24,15 @@ var layers = []struct {
 	{"identity", []string{"internal/canon"}, "an audit boundary: keys and signatures can be judged alone", nil},
 	{"seal", []string{"internal/canon"}, "an audit boundary: it takes and returns bytes, and no identity or network code can reach a secret", nil},
 	{"overlay", []string{"internal/canon", "identity", "seal"}, "the domain does not know which technology carries or stores it",
-		[]string{"overlay/memnet", "overlay/linktest", "overlay/storetest", "store"}},
+		[]string{"overlay/memnet", "overlay/linktest", "overlay/storetest", "store", "gossip/replicatest"}},
 	{"overlay/memnet", []string{"internal/canon", "identity", "seal", "overlay"}, "the in-memory twin of relay stands on the contract alone",
 		[]string{"overlay/linktest"}},
 	{"overlay/linktest", []string{"internal/canon", "identity", "seal", "overlay"}, "a conformance suite knows the contract, not who implements it", nil},
 	{"overlay/storetest", []string{"internal/canon", "identity", "seal", "overlay"}, "a conformance suite knows the contract, not who implements it", nil},
 	{"gossip", []string{"internal/canon", "identity", "seal", "overlay", "gossip/sketch"}, "replication runs over any Links: siblings never see siblings",
-		[]string{"overlay/memnet", "store"}},
+		[]string{"overlay/memnet", "store", "gossip/replicatest"}},
+	{"gossip/replicatest", []string{"internal/canon", "identity", "seal", "overlay", "gossip", "gossip/sketch"},
+		"a conformance suite knows the contract, not who implements it", nil},
 	{"gossip/sketch", nil, "pure computation", nil},
 	{"relay", []string{"internal/canon", "identity", "seal", "overlay"}, "connections carry anything: siblings never see siblings",
 		[]string{"overlay/linktest"}},
@@ -117,7 +119,7 @@ func TestImports(t *testing.T) {
 			}
 		}
 	}
-	for _, testOnly := range []string{"overlay/memnet", "overlay/linktest", "overlay/storetest"} {
+	for _, testOnly := range []string{"overlay/memnet", "overlay/linktest", "overlay/storetest", "gossip/replicatest"} {
 		for rel, p := range ours {
 			if slices.Contains(p.Imports, module+"/"+testOnly) && !strings.HasPrefix(rel, "testnet") {
 				t.Errorf("%s must not import %s outside tests: it is not for production", name(rel), testOnly)

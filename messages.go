@@ -43,7 +43,32 @@ func (n *Node) Send(ctx context.Context, to AccountID, text string, opts ...Send
 
 // SendMessage is Send for any body and recipients.
 func (n *Node) SendMessage(ctx context.Context, m Outgoing) (Sent, error) {
+	if used, limit := n.storeUse(); used > limit {
+		return Sent{}, overlay.Refuse(overlay.CodeFull, "the store takes %d bytes and %d are allowed: raise the limit, or free space", used, limit)
+	}
 	return n.core().Send(ctx, m)
+}
+
+// useAge is how old the store's size may be that a limit is compared with.
+const useAge = 5 * time.Second
+
+// storeUse returns the bytes that the store takes on disk and those that it
+// may.
+func (n *Node) storeUse() (used, limit uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if time.Since(n.usedAt) >= useAge {
+		n.used, n.usedAt = dirSize(n.dir.file(dirStore)), time.Now()
+	}
+	limit = n.cfg.StoreLimit
+	if limit == 0 {
+		_, total, err := diskSpace(n.dir.path)
+		if err != nil {
+			return 0, math.MaxUint64 // a disk that cannot be asked sets no limit
+		}
+		limit = total / 10 * 9
+	}
+	return n.used, limit
 }
 
 // Wait returns when the message has reached want or a final state, or, with

@@ -45,7 +45,9 @@ type NodeConfig struct {
 	// or only. Presence says who may ask where this device is: contacts, anyone
 	// or nobody. Defaults on, contacts.
 	Direct, Presence string
-	// StoreLimit is the largest outbox and inbox in bytes; 0: none.
+	// StoreLimit is the size of outbox and inbox on disk, in bytes, above which
+	// nothing more is sent; what comes is still received. Default 90 % of the
+	// disk.
 	StoreLimit uint64
 	// Memory is about how much the store may take in bytes, at least 2 MiB.
 	// Default 4 MiB.
@@ -134,8 +136,10 @@ type Node struct {
 	started time.Time
 	api     string // where the local API listens; "" if it does not
 
-	mu    sync.Mutex
-	parts *nodeParts // guarded by mu; replaced when the device gets a new key
+	mu     sync.Mutex
+	parts  *nodeParts // guarded by mu; replaced when the device gets a new key
+	used   uint64     // guarded by mu; bytes of the store at usedAt
+	usedAt time.Time  // guarded by mu
 }
 
 // nodeParts are what depends on the device's key.

@@ -447,38 +447,51 @@ func TestClientID(t *testing.T) {
 	}
 }
 
+// A store over its limit takes no more messages to send.
+func TestStoreLimit(t *testing.T) {
+	t.Parallel()
+	cfg := nodeConfig(t)
+	cfg.StoreLimit = 1
+	n := openNode(t, cfg)
+	if _, err := n.Send(t.Context(), n.Account(), "x"); overlay.CodeOf(err) != overlay.CodeFull {
+		t.Errorf("%v", err)
+	}
+}
+
 // Who may register at a pillar whose registration is closed: whom it was told
 // of, running or not.
 func TestClosedRegistration(t *testing.T) {
 	t.Parallel()
+	alice, bob := openNode(t, nodeConfig(t)), openNode(t, nodeConfig(t))
 	cfg := pillarConfig(t)
 	cfg.Registration = obelisk.RegistrationClosed
 	p := openPillar(t, cfg)
-	alice, bob := openNode(t, nodeConfig(t, p.JoinLink())), openNode(t, nodeConfig(t, p.JoinLink()))
 	if err := obelisk.AllowAccount(cfg.Dir, alice.Account()); !errors.Is(err, obelisk.ErrLocked) {
 		t.Errorf("while it runs: %v", err)
-	}
-	if err := p.Allow(alice.Account()); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "alice is registered", func() bool { return alice.Status().Pillar != "" })
-	if bob.Status().Pillar != "" {
-		t.Error("bob was let in")
 	}
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := obelisk.AllowAccount(cfg.Dir, bob.Account()); err != nil {
+		if err := obelisk.AllowAccount(cfg.Dir, alice.Account()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cfg.Listen = nil
-	for _, l := range p.Listen() { // the same port, so that the nodes find it
-		cfg.Listen = append(cfg.Listen, strings.Split(l, "/p2p/")[0])
+	p = openPillar(t, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := alice.AddPillar(ctx, p.JoinLink()); err != nil {
+		t.Errorf("alice, who is allowed: %v", err)
 	}
-	openPillar(t, cfg)
-	eventually(t, "bob is registered", func() bool { return bob.Status().Pillar != "" })
+	if err := bob.AddPillar(ctx, p.JoinLink()); overlay.CodeOf(err) != overlay.CodeRegistrationClosed {
+		t.Errorf("bob, who is not: %v", err)
+	}
+	if err := p.Allow(bob.Account()); err != nil {
+		t.Fatal(err)
+	}
+	if err := bob.AddPillar(ctx, p.JoinLink()); err != nil {
+		t.Errorf("bob, once he is: %v", err)
+	}
 }
 
 // Two networks do not mix.

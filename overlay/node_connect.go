@@ -126,10 +126,9 @@ func (m *nodeSessions) handshake(ctx context.Context, p identity.PillarID, first
 	}
 	m.learn(local, reg.Roster)
 	skew := time.Duration(int64(answer.Time)-int64(now))*time.Millisecond + rtt/2
-	return &nodeSession{n: n, pillar: p, remote: stream.Remote(), stream: stream, frames: frames,
+	return &nodeSession{n: n, pillar: p, stream: stream, frames: frames,
 		out: make(chan Message, sessionQueue), done: make(chan struct{}),
-		run: reg.Run, maxBody: reg.MaxBody, skew: skew, rtt: time.Since(registering), local: local,
-		started: time.Now(), waiting: map[uint64]*nodeCall{}, inflight: map[uint64]*shipment{}}, nil
+		skew: skew, rtt: time.Since(registering), local: local, waiting: map[uint64]*nodeCall{}, inflight: map[uint64]*shipment{}}, nil
 }
 
 // isLocal reports whether private addresses that p tells may be dialled.

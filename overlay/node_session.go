@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/multiformats/go-multiaddr"
-
 	"github.com/obelisk-network/obelisk/identity"
 )
 
@@ -29,7 +27,6 @@ var errNoAnswer = errors.New("the pillar does not answer")
 type nodeSession struct {
 	n      *Node
 	pillar identity.PillarID
-	remote multiaddr.Multiaddr
 	stream Stream
 	frames *FrameReader
 	out    chan Message
@@ -38,13 +35,10 @@ type nodeSession struct {
 	err    error // valid once done is closed
 
 	// Set before the session is shared.
-	run     uint64
-	maxBody uint64
-	skew    time.Duration // its clock minus ours
-	rtt     time.Duration // of the registration
-	local   bool          // over a private or loopback connection
+	skew  time.Duration // its clock minus ours
+	rtt   time.Duration // of the registration
+	local bool          // over a private or loopback connection
 
-	started   time.Time
 	lastFrame atomic.Int64 // Unix nanoseconds of the transport's clock
 	handing   atomic.Bool  // our own side is behind
 	counter   atomic.Uint64
@@ -310,7 +304,7 @@ func (s *nodeSession) live(ctx context.Context) {
 		}
 		now := time.Now()
 		last := time.Unix(0, s.lastFrame.Load())
-		if !asked.IsZero() && last.After(asked) {
+		if !asked.IsZero() && !last.Before(asked) {
 			asked = time.Time{}
 		}
 		oldest := s.n.outbox.unanswered(s)
@@ -324,11 +318,11 @@ func (s *nodeSession) live(ctx context.Context) {
 			_ = s.n.cfg.Links.Close(peerOf(s.pillar))
 			return
 		case asked.IsZero() && now.Sub(lastProbe) >= probeEvery && now.Sub(last) >= probeEvery-livenessRun:
+			asked, lastProbe = now, now
 			select { // never wait behind a full queue: the clock runs all the same
 			case s.out <- &Find{N: s.take(1), IDs: []RecordID{s.n.self.deviceRecord()}, OnlyHeld: true}:
 			default:
 			}
-			asked, lastProbe = now, now
 		}
 	}
 }

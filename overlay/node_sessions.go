@@ -46,6 +46,7 @@ type nodeSessions struct {
 	failovers  int                              // guarded by mu
 	lastTookMS int64                            // guarded by mu
 	swapped    time.Time                        // guarded by mu
+	clockOff   bool                             // guarded by mu; the last verdict of pillars
 }
 
 // candidate is a pillar the node knows an address of, or hopes to.
@@ -463,7 +464,7 @@ func (m *nodeSessions) standbySession() *nodeSession {
 }
 
 // clockWrong reports whether the clock is off: by more than 30 s from all
-// pillars there are sessions with.
+// pillars there are sessions with, or were the last time there were any.
 func (m *nodeSessions) clockWrong() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -474,7 +475,10 @@ func (m *nodeSessions) clockWrong() bool {
 			off += btoi(s.skew.Abs() > clockLimit)
 		}
 	}
-	return known > 0 && off == known
+	if known > 0 {
+		m.clockOff = off == known
+	}
+	return m.clockOff
 }
 
 // clockConfirmed reports whether a pillar confirms the clock.
