@@ -219,10 +219,11 @@ func (n *Node) start(join []string) error {
 		return err
 	}
 	n.life.onStop("run.json", n.dir.removeRun)
-	if err := n.dir.writeRun(n.runInfo()); err != nil {
+	written := n.runInfo()
+	if err := n.dir.writeRun(written); err != nil {
 		return err
 	}
-	n.life.run("run.json", n.keepRunFile)
+	n.life.run("run.json", func(ctx context.Context) error { return n.keepRunFile(ctx, *written) })
 	n.log.Info("node ready", "account", n.Account(), "device", n.Device(), "api", n.api)
 	return nil
 }
@@ -263,8 +264,7 @@ const refreshEvery = 2 * time.Second
 
 // keepRunFile writes run.json again when the network or the join link changed:
 // a node learns of both while it runs.
-func (n *Node) keepRunFile(ctx context.Context) error {
-	written := n.Run()
+func (n *Node) keepRunFile(ctx context.Context, written RunInfo) error {
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
 	for {

@@ -212,7 +212,8 @@ func (d *nodeDirectory) nextWanted(online bool) []identity.AccountID {
 }
 
 // take keeps the account and device records among recs, which are verified,
-// that are newer than what is known.
+// that are newer than what is known. Those of the own account may be another
+// device's work: an error is ErrCloned or the disk's.
 func (d *nodeDirectory) take(recs []*Record) error {
 	newest := map[string]*Record{}
 	for _, rec := range recs {
@@ -253,7 +254,16 @@ func (d *nodeDirectory) take(recs []*Record) error {
 	d.mu.Unlock()
 	d.n.outbox.retrySealing()
 	wakeUp(d.n.receipts.wake)
-	return nil
+	var own []*Record
+	for _, rec := range newest {
+		if rec.Account() == d.n.account() {
+			own = append(own, rec)
+		}
+	}
+	if len(own) == 0 {
+		return nil
+	}
+	return d.n.self.compare(own)
 }
 
 // dirKey is where a directory record is kept; false if it is none.

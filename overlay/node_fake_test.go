@@ -51,12 +51,10 @@ type fakeSession struct {
 	account identity.AccountID
 	write   sync.Mutex
 
-	mu     sync.Mutex
-	live   bool
-	sent   int // records up to here were sent or are not for it
-	drain  [2]int
-	asked  map[identity.AccountID]bool
-	active bool
+	mu    sync.Mutex
+	live  bool
+	drain [2]int
+	asked map[identity.AccountID]bool
 }
 
 func newFakeCluster(t testing.TB, pillars int) *fakeCluster {

@@ -64,7 +64,6 @@ type outEntry struct {
 	recipients []recipient // as to
 	ship       *shipment   // until replicated
 	changed    chan struct{}
-	clean      bool // final and on disk
 }
 
 // recipient is what became of a message at one account of its to.
