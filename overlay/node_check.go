@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -206,4 +207,42 @@ func (c *nodeChecker) offerTo(ctx context.Context, s *nodeSession) error {
 		}
 	}
 	return nil
+}
+
+// lost puts records back in line that a pillar does not hold although they were
+// replicated.
+func (o *nodeOutbox) lost(ids []RecordID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range ids {
+		s := o.hidden[id]
+		if e := o.ids[id]; e != nil {
+			s = e.ship
+		}
+		if s != nil && s.state == shipIdle {
+			s.done = false
+			o.again(s)
+		}
+	}
+	wakeUp(o.wake)
+}
+
+// unreceipted lists replicated messages that nobody confirmed to have, and
+// their epochs.
+func (o *nodeOutbox) unreceipted() []RecordID {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var ids []RecordID
+	for _, e := range o.handles {
+		if e.ship != nil && e.ship.done && !e.state.Final() {
+			ids = append(ids, e.id)
+		}
+	}
+	for _, s := range o.hidden {
+		if s.kind == KindEpoch && s.done {
+			ids = append(ids, s.id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b RecordID) int { return bytes.Compare(a[:], b[:]) })
+	return ids
 }

@@ -24,6 +24,7 @@ func TestNodePillarRestart(t *testing.T) {
 	alice, bob := aliceHome.start(rig.addr()), bobHome.start(rig.addr())
 	alice.send(overlay.StateDelivered, "first", bob.id())
 	const senders, each = 16, 20
+	to := []identity.AccountID{bob.id()}
 	var work sync.WaitGroup
 	half := make(chan struct{})
 	var once sync.Once
@@ -35,7 +36,7 @@ func TestNodePillarRestart(t *testing.T) {
 				if i == each/2 {
 					once.Do(func() { close(half) })
 				}
-				m, err := alice.Send(context.Background(), overlay.Outgoing{To: []identity.AccountID{bob.id()}, Type: overlay.BodyText, Body: []byte(fmt.Sprint(i))})
+				m, err := alice.Send(context.Background(), overlay.Outgoing{To: to, Type: overlay.BodyText, Body: []byte(fmt.Sprint(i))})
 				if err != nil {
 					t.Error(err)
 					return

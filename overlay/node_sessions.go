@@ -61,7 +61,8 @@ type candidate struct {
 	lastSeen time.Time
 	refusal  error // why it was not used the last time
 	rtt      time.Duration
-	waiters  []chan error // AddPillar
+	waiters  []chan error // AddPillar: for the next attempt
+	served   []chan error // and for the one under way
 }
 
 type dialResult struct {
@@ -240,6 +241,7 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 		}
 		room--
 		c.dialing = true
+		c.served, c.waiters = c.waiters, nil
 		addrs := m.addrsOf(c)
 		dials.Go(func() { m.dial(ctx, c.id, addrs, dials) })
 	}
@@ -322,8 +324,15 @@ func (m *nodeSessions) dialled(r dialResult) {
 	c := m.candidate(r.pillar)
 	c.dialing = false
 	c.refusal = r.err
-	waiters := c.waiters
-	c.waiters = nil
+	waiters := c.served
+	c.served = nil
+	if len(c.waiters) > 0 { // they know more than this attempt did
+		defer func() { // after m.failed put it off
+			m.mu.Lock()
+			c.nextTry = time.Time{}
+			m.mu.Unlock()
+		}()
+	}
 	defer func() {
 		for _, w := range waiters {
 			w <- r.err // of capacity one

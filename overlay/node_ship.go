@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -559,42 +558,4 @@ func (o *nodeOutbox) resubmit(now time.Time) {
 	for _, s := range o.hidden {
 		try(s)
 	}
-}
-
-// lost puts records back in line that a pillar does not hold although they were
-// replicated.
-func (o *nodeOutbox) lost(ids []RecordID) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, id := range ids {
-		s := o.hidden[id]
-		if e := o.ids[id]; e != nil {
-			s = e.ship
-		}
-		if s != nil && s.state == shipIdle {
-			s.done = false
-			o.again(s)
-		}
-	}
-	wakeUp(o.wake)
-}
-
-// unreceipted lists replicated messages that nobody confirmed to have, and
-// their epochs.
-func (o *nodeOutbox) unreceipted() []RecordID {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var ids []RecordID
-	for _, e := range o.handles {
-		if e.ship != nil && e.ship.done && !e.state.Final() {
-			ids = append(ids, e.id)
-		}
-	}
-	for _, s := range o.hidden {
-		if s.kind == KindEpoch && s.done {
-			ids = append(ids, s.id)
-		}
-	}
-	slices.SortFunc(ids, func(a, b RecordID) int { return bytes.Compare(a[:], b[:]) })
-	return ids
 }

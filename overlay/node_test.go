@@ -136,12 +136,20 @@ func TestNodeStates(t *testing.T) {
 	})
 	t.Run("too many devices", func(t *testing.T) {
 		bubble(t, 1, func(t *testing.T, c *fakeCluster) {
-			alice := newNodeHome(t, c.net).start(c.addrs())
 			var to []identity.AccountID
 			for range 2 {
 				to = append(to, c.manyDevices(t, 21))
 			}
-			m := alice.send(overlay.StateRejected, "x", to...)
+			alice := newNodeHome(t, c.net).start(c.addrs())
+			m, err := alice.Send(context.Background(), overlay.Outgoing{To: to})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			if m, err = alice.Wait(ctx, m.Handle, overlay.StateRejected); err != nil || m.State != overlay.StateRejected {
+				t.Fatalf("%v: %s, %d devices missing", err, m.State, len(m.DevicesMissing))
+			}
 			if m.Reason != overlay.CodeTooManyDevices {
 				t.Fatal(m.Reason)
 			}
@@ -227,7 +235,10 @@ func TestNodeOfflineThenConnected(t *testing.T) {
 			t.Fatal("not pinned")
 		}
 		// The other pillar came with the roster.
-		until(t, "a standby", func() bool { return alice.Status().Standby == c.pillars[1].id() })
+		until(t, "a session with it", func() bool {
+			st := alice.Status()
+			return st.Pillar != "" && (st.Standby == c.pillars[1].id() || st.Pillar == c.pillars[1].id() && st.Standby != "")
+		})
 		inv, err := overlay.ParseInvitation(alice.JoinLink())
 		if err != nil || inv.Network != c.id || len(inv.Pillars) != 2 {
 			t.Fatalf("%+v %v", inv, err)

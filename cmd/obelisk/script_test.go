@@ -35,6 +35,8 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_DATA_HOME", filepath.Join(e.WorkDir, "share"))
 			e.Setenv("HOME", e.WorkDir)
+			// The race detector waits a second at every exit otherwise.
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			e.Values[processes] = map[string]*background{}
 			return nil
 		},
@@ -67,7 +69,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 		cmd.Path = path
 	}
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+ts.Getenv("XDG_DATA_HOME"), "HOME="+ts.Getenv("HOME"))
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+ts.Getenv("XDG_DATA_HOME"), "HOME="+ts.Getenv("HOME"), "GORACE="+ts.Getenv("GORACE"))
 	for _, v := range []string{"OBELISK_ROLE", "OBELISK_DATA", "OBELISK_NAME", "OBELISK_CONFIG", "OBELISK_LISTEN", "OBELISK_ADMIN"} {
 		if value := ts.Getenv(v); value != "" {
 			cmd.Env = append(cmd.Env, v+"="+value)
