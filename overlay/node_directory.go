@@ -17,14 +17,27 @@ const (
 	dirAsk    = 20 * time.Second
 )
 
+// How long the node waits before it reads on in the directory: it doubles while
+// nothing is new, up to directoryMax, and starts anew when something was. The
+// more nodes there are, the longer it is at least, so that a crowd does not ask
+// its pillars all day for each newcomer.
+const (
+	directoryMin     = time.Second
+	directoryPerNode = 10 * time.Millisecond
+	directoryMax     = time.Minute
+)
+
 // nodeDirectory is who is who: the newest account and device records of
 // everybody, on disk, and in memory those of the accounts that are written to.
 type nodeDirectory struct {
 	n    *Node
 	work chan boxWork
 	ask  chan struct{}
+	read chan struct{} // the directory was read to its end
 
 	mu      sync.Mutex
+	rest    time.Duration                      // guarded by mu; the last pause
+	seen    uint64                             // guarded by mu; gen when it was last read to its end
 	gen     uint64                             // guarded by mu; counts changes
 	cache   map[identity.AccountID]*dirAccount // guarded by mu
 	known   map[identity.AccountID]struct{}    // guarded by mu
@@ -46,7 +59,7 @@ type dirDevice struct {
 }
 
 func newNodeDirectory(n *Node) *nodeDirectory {
-	return &nodeDirectory{n: n, work: make(chan boxWork, 4), ask: make(chan struct{}, 1),
+	return &nodeDirectory{n: n, work: make(chan boxWork, 4), ask: make(chan struct{}, 1), read: make(chan struct{}, 1),
 		cache: map[identity.AccountID]*dirAccount{}, known: map[identity.AccountID]struct{}{},
 		wanted: map[identity.AccountID]struct{}{}, asked: map[identity.AccountID]time.Time{}}
 }
@@ -150,8 +163,23 @@ func (d *nodeDirectory) takeWork(w boxWork) error {
 			d.reading = nil
 		}
 		d.mu.Unlock()
+		wakeUp(d.read)
 	}
 	return nil
+}
+
+// pause says how long to wait after the directory was read to its end.
+func (d *nodeDirectory) pause() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	least := max(directoryMin, time.Duration(len(d.known))*directoryPerNode)
+	if d.gen != d.seen {
+		d.seen, d.rest = d.gen, least
+	} else {
+		d.rest = max(least, 2*d.rest)
+	}
+	d.rest = min(d.rest, directoryMax)
+	return jitter(d.rest)
 }
 
 // askRun asks for wanted accounts.
@@ -308,7 +336,7 @@ func (d *nodeDirectory) account(a identity.AccountID) (*dirAccount, error) {
 	if acc != nil {
 		return acc, nil
 	}
-	acc, err := d.read(a)
+	acc, err := d.lookup(a)
 	if err != nil {
 		return nil, err
 	}
@@ -326,8 +354,8 @@ func (d *nodeDirectory) account(a identity.AccountID) (*dirAccount, error) {
 	return acc, nil
 }
 
-// read reads what the disk has of a.
-func (d *nodeDirectory) read(a identity.AccountID) (*dirAccount, error) {
+// lookup reads what the disk has of a.
+func (d *nodeDirectory) lookup(a identity.AccountID) (*dirAccount, error) {
 	acc := &dirAccount{}
 	v := d.n.verify()
 	raw, err := d.n.disk.get(nodeKey(keyDirAcc, a))

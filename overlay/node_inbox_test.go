@@ -249,9 +249,13 @@ func TestNodeSecondDevice(t *testing.T) {
 		home := newNodeHome(t, c.net)
 		home.account = alice.home.account
 		second := home.start(c.addrs())
-		time.Sleep(2 * time.Minute) // virtual: the directory is read every minute
+		time.Sleep(2 * time.Minute) // virtual: the directory is read once a minute at least
 		until(t, "the second device", func() bool {
 			list, _, _ := bob.Nodes("", 10)
+			return slices.ContainsFunc(list, func(e overlay.NodeEntry) bool { return e.Account == alice.id() && len(e.Devices) == 2 })
+		})
+		until(t, "the first device knows of it too", func() bool {
+			list, _, _ := alice.Nodes("", 10)
 			return slices.ContainsFunc(list, func(e overlay.NodeEntry) bool { return e.Account == alice.id() && len(e.Devices) == 2 })
 		})
 		bob.send(overlay.StateDelivered, "to both", alice.id())

@@ -29,6 +29,9 @@ type nodeOutbox struct {
 	ids      map[RecordID]*outEntry              // guarded by mu; unfinished, sealed ones
 	clients  map[string]*outEntry                // guarded by mu; unfinished ones by client ID
 	unsealed map[uint64]*outEntry                // guarded by mu; by order
+	parked   map[identity.AccountID]*parking     // guarded by mu; accounts that messages wait for
+	sealerOn bool                                // guarded by mu; somebody takes what is parked
+	freed    chan struct{}                       // guarded by mu; closed when an account is free, nil while nobody waits
 	byEpoch  map[seal.EpochID]*shipment          // guarded by mu; epochs still on disk
 	hidden   map[RecordID]*shipment              // guarded by mu
 	counts   OutboxCounts                        // guarded by mu
@@ -51,6 +54,7 @@ type outEntry struct {
 	concern int
 
 	body       []byte // while unsealed
+	parkedAt   []identity.AccountID
 	expires    uint64
 	sealed     bool
 	sealing    bool // somebody seals it at the moment
@@ -76,7 +80,7 @@ type recipient struct {
 func newNodeOutbox(n *Node) *nodeOutbox {
 	return &nodeOutbox{n: n, wake: make(chan struct{}, 1), retry: make(chan struct{}, 1),
 		handles: map[Handle]*outEntry{}, ids: map[RecordID]*outEntry{}, clients: map[string]*outEntry{},
-		unsealed: map[uint64]*outEntry{}, byEpoch: map[seal.EpochID]*shipment{}, hidden: map[RecordID]*shipment{},
+		unsealed: map[uint64]*outEntry{}, parked: map[identity.AccountID]*parking{}, byEpoch: map[seal.EpochID]*shipment{}, hidden: map[RecordID]*shipment{},
 		seqs: map[identity.AccountID]*outSequence{}, line: newShipLine(), byDot: map[LogID][]*shipment{},
 		dirty: map[uint64]*outEntry{}}
 }
@@ -99,7 +103,7 @@ func (n *Node) Send(ctx context.Context, m Outgoing) (OutMessage, error) {
 	if known, err := n.outbox.enter(e); known != nil || err != nil {
 		return n.outbox.answer(known, err)
 	}
-	if err := n.outbox.sealNow(e, true); err != nil {
+	if err := n.outbox.sealNow(ctx, e, true); err != nil {
 		return OutMessage{}, err
 	}
 	return n.outbox.answer(e, nil)
@@ -402,6 +406,7 @@ func (o *nodeOutbox) finish(e *outEntry) {
 		e.ship = nil
 	}
 	e.body = nil
+	o.unpark(e)
 	delete(o.unsealed, e.order)
 	if !e.sealed {
 		return

@@ -202,6 +202,7 @@ func (o *nodeOutbox) load() error {
 				return err
 			}
 			o.unsealed[e.order] = e
+			o.park(e, e.to, e.reason)
 			continue
 		}
 		o.ids[e.id] = e

@@ -23,11 +23,11 @@ const sealRetry = 30 * time.Second
 //  3. seal and sign, beside all others who do so
 //  4. on disk, with all others who wait for that
 //  5. in line
-func (o *nodeOutbox) sealNow(e *outEntry, first bool) error {
+func (o *nodeOutbox) sealNow(ctx context.Context, e *outEntry, first bool) error {
 	for {
 		ep, why := o.sealingEpoch(e)
 		if ep == nil {
-			return o.keepUnsealed(e, first, why)
+			return o.keepUnsealed(e, first, why, o.lacking(e, why))
 		}
 		o.mu.Lock()
 		if e.state.Final() {
@@ -35,6 +35,16 @@ func (o *nodeOutbox) sealNow(e *outEntry, first bool) error {
 			o.mu.Unlock()
 			return nil
 		}
+		if first {
+			if at, why := o.blockers(e.to); at != nil {
+				if o.behind(ctx) {
+					continue
+				}
+				o.mu.Unlock()
+				return o.keepUnsealed(e, first, why, at)
+			}
+		}
+		o.unpark(e)
 		now := o.n.now()
 		seqs := make([]Sequence, len(e.to))
 		for i, a := range e.to {
@@ -56,7 +66,7 @@ func (o *nodeOutbox) sealNow(e *outEntry, first bool) error {
 			if errors.Is(err, seal.ErrErased) { // it ended meanwhile
 				continue
 			}
-			return o.keepUnsealed(e, first, CodeOf(err))
+			return o.keepUnsealed(e, first, CodeOf(err), e.to)
 		}
 		return o.keepSealed(e, rec, ep, seqs, ticket, first)
 	}
@@ -85,14 +95,18 @@ func (o *nodeOutbox) sealingEpoch(e *outEntry) (*liveEpoch, Code) {
 	}
 }
 
-// keepUnsealed writes e as queued, or, if nothing can ever be sealed, rejected.
-func (o *nodeOutbox) keepUnsealed(e *outEntry, first bool, why Code) error {
+// keepUnsealed writes e as queued and parks it at the accounts it waits for,
+// or, if it can never be sealed, as rejected.
+func (o *nodeOutbox) keepUnsealed(e *outEntry, first bool, why Code, at []identity.AccountID) error {
 	o.mu.Lock()
 	e.sealing = false
 	if why.Final() {
 		o.setState(e, StateRejected, why)
 	} else {
 		o.setState(e, StateQueued, why)
+		if !e.state.Final() {
+			o.park(e, at, why)
+		}
 	}
 	var g *diskGroup
 	if first {
@@ -180,6 +194,8 @@ func (o *nodeOutbox) retrySealing() { wakeUp(o.retry) }
 
 // sealer seals what could not be sealed when it was sent, until ctx ends.
 func (o *nodeOutbox) sealer(ctx context.Context) {
+	o.setSealer(true)
+	defer o.setSealer(false)
 	tick := time.NewTicker(sealRetry)
 	defer tick.Stop()
 	for {
@@ -199,19 +215,18 @@ func (o *nodeOutbox) sealer(ctx context.Context) {
 		}
 		o.mu.Unlock()
 		slices.SortFunc(list, func(a, b *outEntry) int { return int(int64(a.order) - int64(b.order)) })
-		hopeless := map[string]Code{} // one look at each set of recipients
+		waiting := map[identity.AccountID]Code{} // accounts that an earlier one could not be sealed for
 		for _, e := range list {
-			set := setOf(e.to)
-			if why, again := hopeless[set]; again {
-				_ = o.keepUnsealed(e, false, why)
+			if i := slices.IndexFunc(e.to, func(a identity.AccountID) bool { _, ok := waiting[a]; return ok }); i >= 0 {
+				_ = o.keepUnsealed(e, false, waiting[e.to[i]], e.to[i:i+1])
 				continue
 			}
-			if err := o.sealNow(e, false); err != nil {
+			if err := o.sealNow(ctx, e, false); err != nil {
 				break // the disk's; it ends Run
 			}
 			o.mu.Lock()
-			if !e.sealed && e.reason != "" {
-				hopeless[set] = e.reason
+			for _, a := range e.parkedAt {
+				waiting[a] = e.reason
 			}
 			o.mu.Unlock()
 			if ctx.Err() != nil {

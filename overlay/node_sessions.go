@@ -17,14 +17,13 @@ import (
 
 // How a node looks for pillars.
 const (
-	backoffMin    = time.Second
-	backoffMax    = time.Minute
-	dialsIdle     = 3 // at once while there is no session
-	dialsStandby  = 1 // at once while only the standby is missing
-	openTimeout   = 10 * time.Second
-	directoryPoll = time.Minute
-	clockLimit    = 30 * time.Second
-	swapPause     = 10 * time.Second // between leaving pillars that refuse
+	backoffMin   = time.Second
+	backoffMax   = time.Minute
+	dialsIdle    = 3 // at once while there is no session
+	dialsStandby = 1 // at once while only the standby is missing
+	openTimeout  = 10 * time.Second
+	clockLimit   = 30 * time.Second
+	swapPause    = 10 * time.Second // between leaving pillars that refuse
 )
 
 func peerOf(p identity.PillarID) peer.ID { return peer.ID(p) }
@@ -188,7 +187,7 @@ func (m *nodeSessions) run(ctx context.Context) {
 		}
 		dials.Wait()
 	}()
-	poll := time.NewTicker(directoryPoll)
+	poll := time.NewTimer(directoryMax)
 	defer poll.Stop()
 	for {
 		wait := m.dialDue(ctx, &dials)
@@ -203,10 +202,13 @@ func (m *nodeSessions) run(ctx context.Context) {
 			m.dialled(r)
 		case s := <-m.ended:
 			m.lost(s)
+		case <-m.n.dir.read:
+			poll.Reset(m.n.dir.pause())
 		case <-poll.C:
 			if s := m.activeSession(); s != nil {
 				m.n.dir.resume(s)
 			}
+			poll.Reset(directoryMax)
 		}
 		timer.Stop()
 	}

@@ -184,6 +184,40 @@ func TestNodeStates(t *testing.T) {
 	})
 }
 
+// TestNodeOrder: messages to an account whose key is not known yet leave in the
+// order they were sent, and none that is sent while the key comes passes them;
+// one to somebody else does.
+func TestNodeOrder(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *fakeCluster) {
+		late := newNodeHome(t, c.net)
+		alice, bob := pair(t, c)
+		var want []string
+		for i := range 20 {
+			want = append(want, fmt.Sprint(i))
+			alice.send(overlay.StateQueued, want[i], late.account.ID())
+		}
+		both := alice.send(overlay.StateQueued, "both", bob.id(), late.account.ID())
+		alice.send(overlay.StateDelivered, "passes", bob.id())
+		node := late.start(c.addrs())
+		// The key comes somewhere in this; the first that is sealed at once must not
+		// pass those that wait.
+		for i, sealed := 20, 0; sealed < 20; i++ {
+			want = append(want, fmt.Sprint(i))
+			if m := alice.send(overlay.StateQueued, want[i], late.account.ID()); m.ID != nil {
+				sealed++
+			}
+		}
+		alice.wait(both.Handle, overlay.StateDelivered)
+		want = slices.Insert(want, 20, "both")
+		if got := node.texts(len(want)); !slices.Equal(got, want) {
+			t.Fatalf("received %q", got)
+		}
+		if got := bob.texts(2); !slices.Equal(got, []string{"passes", "both"}) {
+			t.Fatalf("bob received %q", got)
+		}
+	})
+}
+
 func TestNodeSendRefuses(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, c *fakeCluster) {
 		alice := newNodeHome(t, c.net).start(c.addrs())
