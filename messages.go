@@ -41,8 +41,12 @@ func (n *Node) Send(ctx context.Context, to AccountID, text string, opts ...Send
 	return n.SendMessage(ctx, m)
 }
 
-// SendMessage is Send for any body and recipients.
+// SendMessage is Send for any body and recipients. A body over 64 KiB is
+// refused here as too_large: no pillar takes it.
 func (n *Node) SendMessage(ctx context.Context, m Outgoing) (Sent, error) {
+	if len(m.Body) > overlay.DefaultMaxBody {
+		return Sent{}, overlay.Refuse(overlay.CodeTooLarge, "a body of %d bytes, at most %d are allowed", len(m.Body), overlay.DefaultMaxBody)
+	}
 	if used, limit := n.storeUse(); used > limit {
 		return Sent{}, overlay.Refuse(overlay.CodeFull, "the store takes %d bytes and %d are allowed: raise the limit, or free space", used, limit)
 	}

@@ -144,8 +144,9 @@ type Node struct {
 
 // nodeParts are what depends on the device's key.
 type nodeParts struct {
-	host *relay.Host
-	core *overlay.Node
+	host      *relay.Host
+	core      *overlay.Node
+	protected *protector
 }
 
 // OpenNode starts a node and returns when it can be used, which does not mean
@@ -256,7 +257,7 @@ func (n *Node) build(device *identity.DeviceKey) (*nodeParts, error) {
 	if err != nil {
 		return nil, errors.Join(err, host.Shutdown())
 	}
-	return &nodeParts{host, core}, nil
+	return &nodeParts{host, core, newProtector(host.Protect)}, nil
 }
 
 // refreshEvery is how often run.json is compared with what is known.
@@ -303,7 +304,11 @@ func (n *Node) runParts(ctx context.Context, parts *nodeParts) error {
 	reserving, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() {
-		_ = parts.host.KeepReserved(reserving, func() []peer.ID { return reserveAt(parts.core) }) // ends with its context only
+		_ = parts.host.KeepReserved(reserving, func() []peer.ID { // ends with its context only
+			at := worksWith(parts.core)
+			parts.protected.set(at)
+			return at
+		})
 	})
 	err := parts.core.Run(ctx)
 	stop()
@@ -311,8 +316,9 @@ func (n *Node) runParts(ctx context.Context, parts *nodeParts) error {
 	return err
 }
 
-// reserveAt are the pillars through which others reach the device.
-func reserveAt(core *overlay.Node) []peer.ID {
+// worksWith are the active and the standby pillar. Others reach the device
+// through them, and the connections with them are kept.
+func worksWith(core *overlay.Node) []peer.ID {
 	var at []peer.ID
 	for _, p := range core.Pillars() {
 		if p.Active || p.Standby {
@@ -381,7 +387,7 @@ func (n *Node) runInfo() *RunInfo {
 	if network := n.Network(); !network.IsZero() {
 		info.Network = network.String()
 	}
-	for _, a := range n.current().host.Addrs() {
+	for _, a := range orderAddrs(n.current().host.Addrs()) {
 		info.Listen = append(info.Listen, a.String()+"/p2p/"+info.ID)
 	}
 	return info

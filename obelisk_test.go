@@ -447,6 +447,36 @@ func TestClientID(t *testing.T) {
 	}
 }
 
+// A body that no pillar takes is refused at once.
+func TestBodyLimit(t *testing.T) {
+	t.Parallel()
+	n := openNode(t, nodeConfig(t))
+	if _, err := n.Send(t.Context(), n.Account(), strings.Repeat("a", 64<<10)); err != nil {
+		t.Errorf("64 KiB: %v", err)
+	}
+	if _, err := n.Send(t.Context(), n.Account(), strings.Repeat("a", 64<<10+1)); overlay.CodeOf(err) != overlay.CodeTooLarge {
+		t.Errorf("a byte more: %v", err)
+	}
+}
+
+// The status says what the store takes now, not what it took once.
+func TestStoreBytes(t *testing.T) {
+	t.Parallel()
+	p := openPillar(t, pillarConfig(t))
+	n := openNode(t, nodeConfig(t, p.JoinLink()))
+	before := p.Status().StoreBytes
+	m, err := n.Send(t.Context(), n.Account(), strings.Repeat("a", 60<<10))
+	if err == nil {
+		m, err = n.Wait(t.Context(), m.Handle, obelisk.Stored)
+	}
+	if err != nil || !m.State.Reached(obelisk.Stored) {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if after := p.Status().StoreBytes; after < before+60<<10 {
+		t.Errorf("%d bytes, and %d before a message of 60 KiB", after, before)
+	}
+}
+
 // A store over its limit takes no more messages to send.
 func TestStoreLimit(t *testing.T) {
 	t.Parallel()

@@ -126,16 +126,17 @@ func (c *PillarConfig) Validate() error {
 
 // Pillar is a running pillar. All methods are safe for concurrent use.
 type Pillar struct {
-	cfg     PillarConfig
-	log     *slog.Logger
-	life    *lifecycle
-	dir     *dataDir
-	host    *relay.Host
-	core    *overlay.Pillar
-	mesh    *gossip.Mesh
-	network identity.NetworkID
-	started time.Time
-	admin   string // where the admin port listens; "" if it does not
+	cfg       PillarConfig
+	log       *slog.Logger
+	life      *lifecycle
+	dir       *dataDir
+	host      *relay.Host
+	core      *overlay.Pillar
+	mesh      *gossip.Mesh
+	protected *protector
+	network   identity.NetworkID
+	started   time.Time
+	admin     string // where the admin port listens; "" if it does not
 }
 
 // OpenPillar starts a pillar and returns when it serves. ctx bounds the start
@@ -237,7 +238,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}
 	p.core, err = overlay.NewPillar(overlay.PillarConfig{
 		Network: p.network, Key: key, Store: records, Links: p.host, Peers: p.host,
-		Admit: member.admit, Addrs: p.host.Addrs, Home: p.cfg.Home, Name: p.cfg.Name,
+		Admit: member.admit, Addrs: p.told, Home: p.cfg.Home, Name: p.cfg.Name,
 		Concern: p.cfg.Concern, Registration: p.cfg.Registration, StoreLimit: p.cfg.StoreLimit,
 		Disk:   func() (uint64, uint64, error) { return diskSpace(p.dir.path) },
 		Logger: p.log, Registerer: p.cfg.Registry,
@@ -259,6 +260,8 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}
 	p.life.run("pillar", func(ctx context.Context) error { return p.core.Run(ctx, p.mesh) })
 	p.life.run("mesh", p.mesh.Run)
+	p.protected = newProtector(p.host.Protect)
+	p.life.run("protection", p.protectPillars)
 	if err := p.dir.takeAllowed(p.core.Allow); err != nil {
 		return err
 	}
@@ -328,10 +331,19 @@ func (p *Pillar) Listen() []string {
 
 func (p *Pillar) addrs() []overlay.PillarAddr {
 	var out []overlay.PillarAddr
-	for _, a := range p.host.Addrs() {
+	for _, a := range p.told() {
 		out = append(out, overlay.PillarAddr{Pillar: p.ID(), Addr: a})
 	}
 	return out
+}
+
+// told is the addresses others are told: in the operator's order, if there is
+// one.
+func (p *Pillar) told() []multiaddr.Multiaddr {
+	if len(p.cfg.Announce) > 0 {
+		return p.host.Addrs()
+	}
+	return orderAddrs(p.host.Addrs())
 }
 
 // JoinLink pins the network and names this pillar's addresses.
@@ -385,7 +397,7 @@ func (p *Pillar) Status() PillarStatus {
 	out := PillarStatus{
 		Role: RolePillar.String(), ID: p.ID().String(), Network: p.network.String(), Version: p.cfg.Version,
 		Started: p.started.UTC(), UptimeS: int64(time.Since(p.started).Seconds()), Listen: p.Listen(),
-		Records: s.Records, Mailboxes: s.Mailboxes, StoreBytes: s.StoreBytes, NodesConnected: s.NodesConnected,
+		Records: s.Records, Mailboxes: s.Mailboxes, StoreBytes: dirSize(p.dir.file(dirStore)), NodesConnected: s.NodesConnected,
 		PillarsAlive: 1, Converged: converged(p.ID(), others, p.mesh.Summaries()),
 		ClockSkewMS: s.ClockSkew.Milliseconds(),
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -140,10 +141,16 @@ func removeStaleSocket(path string) error {
 	return os.Remove(path)
 }
 
-// ListenAddr is ln's address as Listen and Target take it.
+// ListenAddr is where ln is asked from this machine, as Target takes it: a
+// listener on all addresses is asked on loopback.
 func ListenAddr(ln net.Listener) string {
-	if a := ln.Addr(); a.Network() == "unix" {
+	switch a := ln.Addr().(type) {
+	case *net.UnixAddr:
 		return unixPrefix + a.String()
+	case *net.TCPAddr:
+		if a.IP.IsUnspecified() {
+			return net.JoinHostPort("localhost", strconv.Itoa(a.Port))
+		}
 	}
 	return ln.Addr().String()
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -99,6 +100,9 @@ func readJSON(r *http.Request, v any) error {
 			return err
 		}
 		return overlay.Refuse(overlay.CodeBadRequest, "the body cannot be read: %v", err)
+	}
+	if !utf8.Valid(body) { // encoding/json would put something else in its place
+		return overlay.Refuse(overlay.CodeBadRequest, "the body is no UTF-8: send other bytes as base64")
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()

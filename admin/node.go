@@ -74,6 +74,9 @@ const (
 	maxWait     = 10 * time.Minute
 )
 
+// maxTTL is the longest life of a message in seconds.
+const maxTTL = int64(30 * 24 * time.Hour / time.Second)
+
 // NewNodeHandler returns the local API of n.
 func NewNodeHandler(n Node, cfg Config) http.Handler {
 	m := newMux(cfg.Logger)
@@ -108,11 +111,19 @@ type nodeAPI struct {
 }
 
 func (a *nodeAPI) send(w http.ResponseWriter, r *http.Request) error {
-	var req SendRequest
+	var req struct {
+		SendRequest
+		TTLS *int64 `json:"ttl_s"` // a life of 0 is a mistake, none means the default
+	}
 	if err := readJSON(r, &req); err != nil {
 		return err
 	}
-	out, err := a.outgoing(&req)
+	if req.TTLS != nil {
+		if req.SendRequest.TTLS = *req.TTLS; *req.TTLS == 0 {
+			return overlay.Refuse(overlay.CodeBadRequest, "ttl_s=0: want 1 to %d, 30 days, or leave it out", maxTTL)
+		}
+	}
+	out, err := a.outgoing(&req.SendRequest)
 	if err != nil {
 		return err
 	}
@@ -157,9 +168,8 @@ func (a *nodeAPI) outgoing(req *SendRequest) (overlay.Outgoing, error) {
 	default:
 		return out, overlay.Refuse(overlay.CodeBadRequest, "wait=%q: want queued, stored, replicated or delivered", req.Wait)
 	}
-	const maxTTL = int64(30 * 24 * time.Hour / time.Second)
 	if req.TTLS < 0 || req.TTLS > maxTTL {
-		return out, overlay.Refuse(overlay.CodeBadRequest, "ttl_s=%d: want up to %d, 30 days", req.TTLS, maxTTL)
+		return out, overlay.Refuse(overlay.CodeBadRequest, "ttl_s=%d: want 1 to %d, 30 days", req.TTLS, maxTTL)
 	}
 	for _, to := range req.To {
 		account, err := a.n.Resolve(to)

@@ -118,7 +118,7 @@ type checkList struct {
 type SendRequest struct {
 	To   []string `json:"to"` // accounts, contact links or names of local contacts
 	Text *string  `json:"text,omitempty"`
-	Body []byte   `json:"body_base64,omitempty"`
+	Body []byte   `json:"body_base64,omitzero"`
 	TTLS int64    `json:"ttl_s,omitempty"` // seconds; 0: the default
 	// Wait is the state to wait for, at most TimeoutMS; "" or queued: not at all.
 	Wait      overlay.State `json:"wait,omitempty"`

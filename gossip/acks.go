@@ -10,7 +10,7 @@ import (
 
 // acks counts how far this run's own log is durable at other pillars, and tells
 // the Replica. What a pillar once said stays true while it is away: it has the
-// entries on its disk.
+// entries on its disk. When it is back it says so again, or that it has less.
 type acks struct {
 	tell func(overlay.LogID, []overlay.Durable)
 
@@ -45,6 +45,26 @@ func (a *acks) set(p identity.PillarID, log overlay.LogID, seq uint64) {
 		return
 	}
 	a.seqs[p] = seq
+	a.tellLocked()
+}
+
+// restate takes the whole vector of a pillar that was away: its disk may be an
+// older one than it was.
+func (a *acks) restate(p identity.PillarID, v overlay.Vector) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	pos, _ := v.Find(a.log)
+	if pos.Seq >= a.seqs[p] {
+		return
+	}
+	if a.seqs[p] = pos.Seq; pos.Seq == 0 {
+		delete(a.seqs, p)
+	}
+	a.tellLocked()
+}
+
+// tellLocked tells the Replica. a.mu is held.
+func (a *acks) tellLocked() {
 	a.sorted = a.sorted[:0]
 	for _, s := range a.seqs {
 		a.sorted = append(a.sorted, s)
@@ -59,5 +79,5 @@ func (a *acks) set(p identity.PillarID, log overlay.LogID, seq uint64) {
 		}
 		durable = append(durable, overlay.Durable{Seq: a.sorted[i], Copies: copies})
 	}
-	a.tell(log, durable)
+	a.tell(a.log, durable)
 }

@@ -220,7 +220,7 @@ func (d *dialer) connect(ctx context.Context, p identity.PillarID, wrong *wrongA
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	addrs := wrong.filter(d.addrs(p, wrong))
+	addrs := d.addrs(p, wrong)
 	err := d.m.cfg.Links.Connect(ctx, peer.ID(p), addrs)
 	if !errors.Is(err, overlay.ErrWrongPeer) {
 		return err
@@ -238,7 +238,8 @@ func (d *dialer) connect(ctx context.Context, p identity.PillarID, wrong *wrongA
 	return err
 }
 
-// addrs returns where p may be dialled: by hand first, then by its record.
+// addrs returns where p may be dialled: by hand first, and those for ever, for
+// nothing may be known to replace them; then by its record.
 func (d *dialer) addrs(p identity.PillarID, wrong *wrongAddrs) []multiaddr.Multiaddr {
 	d.mu.Lock()
 	addrs := d.hand[p]
@@ -246,7 +247,7 @@ func (d *dialer) addrs(p identity.PillarID, wrong *wrongAddrs) []multiaddr.Multi
 	addrs = addrs[:len(addrs):len(addrs)]
 	if e, ok := d.m.cfg.Roster.Lookup(p); ok {
 		wrong.forRecord(e.Record.ID)
-		addrs = append(addrs, e.DialAddrs()...)
+		addrs = append(addrs, wrong.filter(e.DialAddrs())...)
 	}
 	return addrs
 }

@@ -11,5 +11,12 @@ func (m *Mesh) CheckMember(n *memberlist.Node) error { return m.member.NotifyAli
 // MemberAddr is the address a pillar has in memberlist.
 var MemberAddr = memberAddr
 
-// MaxFollowers is the budget of a provider.
-const MaxFollowers = maxFollowers
+// MaxFollowers is the budget of a provider, MaxFollowersOf what one pillar gets
+// of it.
+const (
+	MaxFollowers   = maxFollowers
+	MaxFollowersOf = maxFollowersOf
+)
+
+// MaxLogsOf is how many logs of one pillar are held.
+const MaxLogsOf = maxLogsOf

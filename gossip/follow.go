@@ -11,6 +11,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -19,6 +20,7 @@ const (
 	runQueue     = 8       // linked runs waiting to be applied
 	applyEntries = 8192    // entries of one Apply, about
 	applyBytes   = 4 << 20 // bytes of one Apply, about
+	maxLogsOf    = 4096    // logs held of one pillar; further ones are not begun
 )
 
 // follow is one log being followed from one provider.
@@ -83,7 +85,10 @@ func (f *follow) run(ctx context.Context) error {
 
 // read checks what the provider sends and hands on what links to signed heads.
 func (f *follow) read(ctx context.Context, stream overlay.Stream, start overlay.Position, runs chan<- linked) error {
-	c := &chain{network: f.m.cfg.Network, log: f.log, known: f.m.knows, next: start.Seq + 1, hash: start.Hash}
+	known := func(p identity.PillarID) bool {
+		return f.m.knows(p) && (start.Seq > 0 || f.m.logs.written(p) < maxLogsOf)
+	}
+	c := &chain{network: f.m.cfg.Network, log: f.log, known: known, next: start.Seq + 1, hash: start.Hash}
 	frames := overlay.NewFrameReader(&moving{stream, &f.moved})
 	frames.Accept()
 	now := f.m.now
@@ -121,7 +126,9 @@ func (f *follow) read(ctx context.Context, stream overlay.Stream, start overlay.
 		if err != nil {
 			return err
 		}
-		if batch.Head.Dies <= now() {
+		// A head kept for history tells when what lies before it died; only at the
+		// end of what the provider has does it speak of the whole log.
+		if batch.Head.Dies <= now() && batch.Head.Seq >= f.provider.holds(f.log) {
 			return errDied
 		}
 		f.reached.Store(c.next - 1)

@@ -22,6 +22,7 @@ const (
 	retryLost    = time.Second      // before a provider that was lost is asked again
 	retryRefused = 5 * time.Second  // that refused without saying when
 	retryLocal   = 5 * time.Second  // before anybody is asked after the Replica failed
+	retryDied    = time.Minute      // whose log had died: its pillar may still append
 	retryFault   = 10 * time.Second // that was at fault; doubled each time
 	retryMax     = 10 * time.Minute
 	maxPenalties = 4096
@@ -124,13 +125,12 @@ func (fs *follows) supervise(ctx context.Context) {
 // being followed, who offers it, and how many entries are missing here at most.
 func (fs *follows) offers(now time.Time) (map[overlay.LogID]offer, uint64) {
 	offers := map[overlay.LogID]offer{}
-	wall := fs.m.now()
 	own := fs.m.logs.ownPosition().Log
 	var lag uint64
 	for _, s := range fs.m.sessions.all() {
 		for _, p := range s.positions() {
 			mine := fs.m.logs.position(p.Log).Seq
-			if p.Log == own || fs.m.logs.dead(p.Log, wall) {
+			if p.Log == own {
 				continue
 			}
 			o := offers[p.Log]
@@ -164,11 +164,12 @@ func (fs *follows) owns(s *session, log overlay.LogID) bool {
 }
 
 // check ends a follow that is silent while the log moves, idle, or better made
-// with the log's own pillar. fs.mu is held.
+// with the log's own pillar or with who offers more. fs.mu is held.
 func (fs *follows) check(f *follow, o offer, now time.Time, idle time.Duration) {
 	reached := max(f.reached.Load(), fs.m.logs.position(f.log).Seq)
 	moved := time.Unix(0, f.moved.Load())
 	behind := o.most > reached
+	waits := behind && f.reading.Load()
 	switch {
 	case !behind:
 		f.behind = time.Time{}
@@ -178,15 +179,21 @@ func (fs *follows) check(f *follow, o offer, now time.Time, idle time.Duration) 
 	switch {
 	case o.owner && !f.provides(o.best.peer) && o.bestAt >= reached && behind:
 		f.cancel(errBetter)
-	case behind && f.reading.Load() && now.Sub(f.behind) > fs.m.cfg.Silent && now.Sub(moved) > fs.m.cfg.Silent:
-		f.cancel(faulty(faultSilent, "entry %d is known since %s", o.most, now.Sub(f.behind)))
+	case waits && now.Sub(f.behind) > fs.m.cfg.Silent && now.Sub(moved) > fs.m.cfg.Silent:
+		// Only what it says itself that it has is a provider's to send: a claim by
+		// somebody else proves nothing until he has served it.
+		if f.provider.holds(f.log) > reached {
+			f.cancel(faulty(faultSilent, "entry %d is known since %s", o.most, now.Sub(f.behind)))
+		} else if o.best != nil && !f.provides(o.best.peer) {
+			f.cancel(errBetter)
+		}
 	case !behind && now.Sub(moved) > idle:
 		f.cancel(errIdle)
 	}
 }
 
 var (
-	errBetter = errors.New("the log's own pillar can be followed")
+	errBetter = errors.New("somebody else offers more of it")
 	errIdle   = errors.New("nothing moves in it")
 )
 
@@ -227,6 +234,9 @@ func (fs *follows) ended(f *follow, err error) {
 		delete(fs.active, f.log)
 	}
 	p := fs.penalties[key]
+	if now.Sub(p.until) > retryMax {
+		p.faults = 0 // it has been good for long enough
+	}
 	switch {
 	case errors.As(err, &at):
 		p.until = now.Add(min(retryMax, retryFault<<min(p.faults, 6)))
@@ -241,7 +251,9 @@ func (fs *follows) ended(f *follow, err error) {
 			fs.paused = now.Add(retryLocal)
 		}
 	case errors.Is(err, errBetter), errors.Is(err, errIdle), errors.Is(err, context.Canceled):
-	case errors.Is(err, errDied), errors.Is(err, errStranger):
+	case errors.Is(err, errDied):
+		p.until = now.Add(retryDied)
+	case errors.Is(err, errStranger):
 		p.until = now.Add(retryFault)
 	default:
 		p.until = now.Add(retryLost)

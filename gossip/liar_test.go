@@ -1,13 +1,16 @@
 package gossip_test
 
 import (
+	"context"
 	"errors"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/obelisk-network/obelisk/gossip"
 	"github.com/obelisk-network/obelisk/gossip/replicatest"
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -330,6 +333,219 @@ func TestForgedSummaries(t *testing.T) {
 		}
 		if n := a.count("forged_total", "summary"); n != 1 {
 			w.t.Errorf("%v forged summaries counted, want 1", n)
+		}
+	})
+}
+
+// A pillar that asks much and reads nothing loses its session when the answers
+// cannot be written, and only that.
+func TestGreedyAsker(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		raw := w.author.Message(t, 200<<10, time.Hour)
+		a.disk.Submit(raw)
+		rec, err := overlay.ParseRecord(w.key.ID(), raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := w.liar()
+		synctest.Wait()
+		if err := l.host.Connect(w.t.Context(), a.id(), a.host.Addrs()); err != nil {
+			t.Fatal(err)
+		}
+		s, err := l.greet(a, replicatest.PillarRecord(t, w.key, l.key, time.Now(), time.Hour, l.host.Addrs()...).Raw, w.key.ID(), overlay.RolePillar)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		for n := range 2000 {
+			say(s, &overlay.Get{N: uint64(n), IDs: []overlay.RecordID{rec.ID}})
+		}
+		until(t, 3*time.Minute, "the end of the session", func() bool {
+			return a.mesh.Pillars()[0].State != overlay.PillarAlive
+		})
+	})
+}
+
+// Who claims more of a log than there is does not get its pillar, which has
+// nothing to send, taken for silent.
+func TestClaimOfMore(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar().start(a)
+		until(t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
+		claim := a.submit(1)
+		until(t, 5*time.Second, "converged", func() bool { return converged(a, b) })
+		l := w.liar()
+		claim.Seq += 1000
+		l.claims = overlay.Vector{claim}
+		l.serve = func(s overlay.Stream, _ *overlay.Follow) {
+			say(s, &overlay.Busy{Err: overlay.Refuse(overlay.CodeBusy, "later")})
+		}
+		l.start(b)
+		for range 20 {
+			time.Sleep(5 * time.Second)
+			a.submit(1)
+			until(t, time.Second, "converged", func() bool { return converged(a, b) })
+		}
+		if n := b.count("follow_faults_total"); n != 0 {
+			t.Errorf("%v faults of an honest provider", n)
+		}
+	})
+}
+
+// Faults are forgotten after a while of good service, or one now and then would
+// end in never being asked.
+func TestFaultsAreForgotten(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		l := w.liar()
+		log := replicatest.NewLog(w.key.ID(), l.key)
+		log.Add(t, w.author.Messages(t, 10)...)
+		l.claims = overlay.Vector{log.Position()}
+		l.serve = func(s overlay.Stream, _ *overlay.Follow) { say(s, &overlay.Get{N: 1}) }
+		l.start(a)
+		faults := func() float64 { return a.count("follow_faults_total", "frame") }
+		until(t, time.Hour, "many faults", func() bool { return faults() == 8 })
+		l.host.Shutdown()
+		time.Sleep(time.Hour)
+		l.host = w.net.Host(peer.ID(l.key.ID()), "")
+		t.Cleanup(func() { l.host.Shutdown() })
+		l.start(a)
+		until(t, time.Minute, "the next fault", func() bool { return faults() == 9 })
+		until(t, time.Minute, "and soon another", func() bool { return faults() == 10 })
+	})
+}
+
+// A pillar that comes back with an older disk no longer counts as a copy of
+// what that disk lacks.
+func TestOlderDiskCountsLess(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		end := a.submit(3)
+		l := w.liar()
+		l.claims = overlay.Vector{end}
+		l.start(a)
+		until(t, 5*time.Second, "a copy", func() bool { return len(a.disk.Durable(end.Log)) == 1 })
+		l.claims = overlay.Vector{{Log: end.Log, Seq: 1}}
+		l.start(a)
+		until(t, 5*time.Second, "a copy of less", func() bool {
+			d := a.disk.Durable(end.Log)
+			return len(d) == 1 && d[0].Seq == 1
+		})
+		l.claims = nil
+		l.start(a)
+		until(t, 5*time.Second, "no copy", func() bool { return len(a.disk.Durable(end.Log)) == 0 })
+	})
+}
+
+// An address given by hand is tried for ever, whoever answers there meanwhile.
+func TestHandAddressIsKept(t *testing.T) {
+	inBubble(t, func(w *world) {
+		b := w.pillar()
+		b.addr = "/ip4/10.0.0.9/tcp/4001"
+		b.start()
+		b.stop()
+		other := w.net.Host(peer.ID(identity.NewPillarKey().ID()), b.addr)
+		a := w.pillar().start(b)
+		time.Sleep(30 * time.Minute)
+		other.Shutdown()
+		b.restart()
+		until(t, 5*time.Minute, "a session", func() bool { return meshed(a, b) })
+	})
+}
+
+// A pillar that hangs does not take away what the others answered.
+func TestCopiesWithOneThatHangs(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar().start(a)
+		until(t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
+		raw := w.author.Message(t, 10, time.Hour)
+		a.disk.Submit(raw)
+		until(t, 5*time.Second, "converged", func() bool { return converged(a, b) })
+		l := w.liar() // it reads, and never answers
+		l.start(a)
+		rec, err := overlay.ParseRecord(w.key.ID(), raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
+		defer cancel()
+		copies, err := a.mesh.Copies(ctx, []overlay.RecordID{rec.ID})
+		if err != nil || copies[0] != 1 {
+			t.Fatalf("%v copies beside this one, %v; want 1", copies, err)
+		}
+	})
+}
+
+// Who is not admitted any more is sent nothing more, on streams it opened
+// before either.
+func TestFollowEndsWithAdmission(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		end := a.submit(1)
+		l := w.liar()
+		synctest.Wait()
+		if err := l.host.Connect(w.t.Context(), a.id(), a.host.Addrs()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.greet(a, replicatest.PillarRecord(t, w.key, l.key, time.Now(), time.Minute, l.host.Addrs()...).Raw, w.key.ID(), overlay.RolePillar); err != nil {
+			t.Fatal(err)
+		}
+		s, err := l.host.Open(w.t.Context(), a.id(), overlay.ProtoFollow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		say(s, &overlay.Follow{Log: end.Log, From: 1, Before: overlay.ChainStart(end.Log)})
+		frames := overlay.NewFrameReader(s)
+		frames.Accept()
+		if _, err := frames.Next(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		a.submit(1)
+		s.SetReadDeadline(time.Now().Add(time.Minute))
+		if msg, err := frames.Next(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("served %T, %v", msg, err)
+		}
+	})
+}
+
+// A pillar that begins one log after the other is followed in so many only.
+func TestTooManyLogs(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar()
+		l := w.liar()
+		raw := w.author.Message(t, 10, time.Hour)
+		begin := func() *replicatest.Log {
+			log := replicatest.NewLog(w.key.ID(), l.key)
+			log.Add(t, raw)
+			return log
+		}
+		for range gossip.MaxLogsOf - 1 {
+			if _, err := a.disk.Apply(t.Context(), begin().Run(1, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		last, further := begin(), begin()
+		l.claims = overlay.Vector{last.Position()}
+		l.serve = func(s overlay.Stream, req *overlay.Follow) {
+			for _, log := range []*replicatest.Log{last, further} {
+				if log.ID == req.Log {
+					say(s, log.Batch(1, 1))
+				}
+			}
+			s.Read(make([]byte, 1))
+		}
+		a.start()
+		l.start(a)
+		until(t, 10*time.Second, "the last", func() bool { return len(a.disk.Logs()) == gossip.MaxLogsOf })
+		l.claims = overlay.Vector{further.Position()}
+		l.start(a)
+		time.Sleep(time.Minute)
+		if n := len(a.disk.Logs()); n != gossip.MaxLogsOf {
+			t.Errorf("%d logs of one pillar are held", n)
 		}
 	})
 }

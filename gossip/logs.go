@@ -30,10 +30,11 @@ type heldLog struct {
 	state   overlay.LogState
 	version uint64 // logs.version at its last change
 	tail    tail
-	newest  *lead   // at the prefix's end, or past it; nil if no head is known
-	heads   []*lead // kept for history, ascending
-	stored  int     // how many of heads the disk has
-	since   int     // bytes committed since the last of heads
+	newest  *lead     // at the prefix's end, or past it; nil if no head is known
+	heads   []*lead   // kept for history, ascending
+	stored  int       // how many of heads the disk has
+	since   int       // bytes committed since the last of heads
+	grown   time.Time // when it was appended to in this run
 	waiting map[*follower]struct{}
 
 	encode encodeCache
@@ -110,7 +111,7 @@ func (l *logs) committed(c *overlay.LogCommit, now time.Time) map[peer.ID]bool {
 	if c.State.Seq <= h.state.Seq {
 		return nil
 	}
-	h.state = c.State
+	h.state, h.grown = c.State, now
 	end := l.leadOf(&c.State)
 	if end != nil {
 		h.newest = end
@@ -207,12 +208,16 @@ func (l *logs) vector(now, since uint64) (overlay.Vector, uint64) {
 	return v, l.version
 }
 
-// dead reports whether a log is held whose last entry has expired.
-func (l *logs) dead(log overlay.LogID, now uint64) bool {
+// written returns how many of the logs held are p's.
+func (l *logs) written(p identity.PillarID) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := l.held[log]
-	return h != nil && h.state.Seq > 0 && h.state.Dies <= now
+	for _, h := range l.held {
+		if h.state.Pillar == p {
+			n++
+		}
+	}
+	return n
 }
 
 // listen registers a follower of a log for its commits; the returned function
@@ -318,15 +323,15 @@ func (l *logs) maintain(now time.Time) (dirty []overlay.LogID) {
 	return dirty
 }
 
-// forget drops logs that died an hour before now (Unix ms) and returns them
-// with the number of heads they had on disk.
+// forget drops logs that died an hour before now (Unix ms), and did not grow
+// since, and returns them with the number of heads they had on disk.
 func (l *logs) forget(now uint64) map[overlay.LogID]int {
 	const hour = 60 * 60 * 1000
 	gone := map[overlay.LogID]int{}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, h := range l.held {
-		if id != l.own && h.state.Seq > 0 && h.state.Dies+hour < now && len(h.waiting) == 0 {
+		if id != l.own && h.state.Seq > 0 && h.state.Dies+hour < now && time.Since(h.grown) > time.Hour && len(h.waiting) == 0 {
 			gone[id] = h.stored
 			l.bytes -= h.tail.bytes
 			delete(l.held, id)

@@ -27,6 +27,7 @@ import (
 const (
 	memberProbe   = 2 * time.Second
 	memberTimeout = time.Second
+	memberTell    = 2 * time.Second // for a new meta to be sent; it goes out later all the same
 	memberGossip  = 100 * time.Millisecond
 	memberFanOut  = 4
 	memberState   = 1 << 20 // bytes of others' summaries taken in one push/pull
@@ -114,7 +115,7 @@ func (b *member) run(ctx context.Context) {
 		b.join(ctx)
 		if own := b.m.cfg.Own(); own != nil && own.ID != told {
 			told = own.ID
-			if err := b.list.UpdateNode(0); err != nil {
+			if err := b.list.UpdateNode(memberTell); err != nil {
 				b.m.log.Debug("tell members the new record", "err", err)
 			}
 		}
@@ -260,11 +261,12 @@ func (b *member) checkAlive(n *memberlist.Node) error {
 		return fmt.Errorf("%w: signature of %s", errForged, n.Name)
 	}
 	record := overlay.RecordID(n.Meta[:32])
+	admitted := b.m.cfg.Roster.Admitted(p, b.m.now())
 	entry, known := b.m.cfg.Roster.Lookup(p)
 	if p != b.m.self && !known || known && entry.Record.ID != record && entry.Record.Created < binary.BigEndian.Uint64(n.Meta[32:]) {
 		b.m.fetcher.want(record)
 	}
-	if p != b.m.self && !b.m.cfg.Roster.Admitted(p, b.m.now()) {
+	if p != b.m.self && !admitted {
 		return fmt.Errorf("pillar %s is not in the roster", p)
 	}
 	b.mu.Lock()

@@ -18,7 +18,11 @@ import (
 const (
 	// maxFollowers is how many live followers a pillar serves; over it a Follow
 	// is answered with Busy.
-	maxFollowers  = 64
+	maxFollowers = 64
+	// maxFollowersOf is how many of them one pillar may be, so that no single one
+	// takes what is for the others.
+	maxFollowersOf = maxFollowers / 2
+
 	openTimeout   = 10 * time.Second // for the first message of a stream
 	writeTimeout  = time.Minute      // for one frame; a follower that takes longer is dropped
 	sessionWait   = 5 * time.Second  // for the session that must stand behind a stream
@@ -29,6 +33,9 @@ const (
 type follower struct {
 	peer peer.ID
 	wake chan struct{} // capacity 1
+	// over is closed when the session ends that stands behind the stream: its
+	// pillar may be admitted no more.
+	over <-chan struct{}
 
 	sent atomic.Uint64 // highest sequence written
 }
@@ -37,6 +44,35 @@ func (f *follower) notify() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
+	}
+}
+
+// budget counts the live followers.
+type budget struct {
+	mu  sync.Mutex
+	all int             // guarded by mu
+	of  map[peer.ID]int // guarded by mu; those of each pillar
+}
+
+// take counts one more of p unless that is too many.
+func (b *budget) take(p peer.ID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.all >= maxFollowers || b.of[p] >= maxFollowersOf {
+		return false
+	}
+	b.all++
+	b.of[p]++
+	return true
+}
+
+// give undoes take.
+func (b *budget) give(p peer.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.all--
+	if b.of[p]--; b.of[p] == 0 {
+		delete(b.of, p)
 	}
 }
 
@@ -65,17 +101,18 @@ func (m *Mesh) handleFollow(s overlay.Stream) {
 		s.Reset()
 		return
 	}
-	if refusal := m.admitFollow(ctx, s.Peer(), req); refusal != nil {
+	with := m.awaitSession(ctx, s.Peer())
+	if refusal := m.admitFollow(with, req); refusal != nil {
 		refuse(s, refusal)
 		return
 	}
 	m.met.followers.Inc()
 	defer func() {
-		m.followers.Add(-1)
+		m.followers.give(s.Peer())
 		m.met.followers.Dec()
 	}()
 	s.SetReadDeadline(time.Time{})
-	f := &follower{peer: s.Peer(), wake: make(chan struct{}, 1)}
+	f := &follower{peer: s.Peer(), wake: make(chan struct{}, 1), over: with.done}
 	var acks sync.WaitGroup
 	acks.Go(func() {
 		defer cancel()
@@ -98,18 +135,17 @@ func (m *Mesh) handleFollow(s overlay.Stream) {
 	}
 }
 
-// admitFollow says why a Follow is refused; nil if it may be served, and then
-// it is counted in m.followers.
-func (m *Mesh) admitFollow(ctx context.Context, p peer.ID, req *overlay.Follow) *overlay.Error {
-	if !m.awaitSession(ctx, p) {
+// admitFollow says why a Follow of the pillar behind a session is refused; nil if
+// it may be served, and then it is counted in m.followers.
+func (m *Mesh) admitFollow(with *session, req *overlay.Follow) *overlay.Error {
+	if with == nil {
 		return overlay.Refuse(overlay.CodeNotAdmitted, "no session with you")
 	}
 	if refusal := m.checkFollow(req); refusal != nil {
 		return refusal
 	}
-	if m.followers.Add(1) > maxFollowers {
-		m.followers.Add(-1)
-		busy := overlay.Refuse(overlay.CodeBusy, "%d followers are served already", maxFollowers)
+	if !m.followers.take(with.peer) {
+		busy := overlay.Refuse(overlay.CodeBusy, "%d followers are served already, or %d of yours", maxFollowers, maxFollowersOf)
 		busy.Retry = followerRetry
 		return busy
 	}
@@ -136,9 +172,11 @@ func (m *Mesh) checkFollow(req *overlay.Follow) *overlay.Error {
 // refuse answers a stream with Busy and ends it gracefully.
 func refuse(s overlay.Stream, err *overlay.Error) {
 	s.SetWriteDeadline(time.Now().Add(openTimeout))
-	if _, e := s.Write(overlay.AppendFrame(nil, &overlay.Busy{Err: err})); e == nil {
-		s.Close()
+	if _, e := s.Write(overlay.AppendFrame(nil, &overlay.Busy{Err: err})); e != nil {
+		s.Reset() // or who reads from it waits for ever
+		return
 	}
+	s.Close()
 }
 
 // serve writes the log from req.From on until ctx ends, or to req.To.
@@ -150,9 +188,16 @@ func (m *Mesh) serve(ctx context.Context, s overlay.Stream, f *follower, req *ov
 			select {
 			case <-f.wake:
 				continue
+			case <-f.over:
+				return errSessionLost
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+		}
+		select {
+		case <-f.over:
+			return errSessionLost
+		default:
 		}
 		if entries == nil {
 			var err error

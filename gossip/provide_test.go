@@ -38,11 +38,15 @@ func TestFollowerBudget(t *testing.T) {
 		a := w.pillar().start()
 		end := a.submit(1)
 		synctest.Wait()
-		l := w.liar()
-		l.serve = func(overlay.Stream, *overlay.Follow) {}
-		l.start(a)
+		var liars []*liar
+		for range gossip.MaxFollowers/gossip.MaxFollowersOf + 1 {
+			l := w.liar()
+			l.serve = func(overlay.Stream, *overlay.Follow) {}
+			l.start(a)
+			liars = append(liars, l)
+		}
 		var open []overlay.Stream
-		ask := func() overlay.Message {
+		ask := func(l *liar) overlay.Message {
 			s, err := l.host.Open(w.t.Context(), a.id(), overlay.ProtoFollow)
 			if err != nil {
 				w.t.Fatal(err)
@@ -57,17 +61,27 @@ func TestFollowerBudget(t *testing.T) {
 			}
 			return msg
 		}
-		for i := range gossip.MaxFollowers {
-			if _, ok := ask().(*overlay.Batch); !ok {
-				w.t.Fatalf("follower %d is not served", i)
+		refused := func(l *liar) bool {
+			busy, ok := ask(l).(*overlay.Busy)
+			return ok && busy.Err.Code == overlay.CodeBusy && busy.Err.Retry > 0
+		}
+		last := len(liars) - 1
+		for _, l := range liars[:last] {
+			for i := range gossip.MaxFollowersOf {
+				if _, ok := ask(l).(*overlay.Batch); !ok {
+					w.t.Fatalf("follower %d is not served", i)
+				}
+			}
+			if !refused(l) {
+				w.t.Fatal("one pillar takes more than its share")
 			}
 		}
-		if busy, ok := ask().(*overlay.Busy); !ok || busy.Err.Code != overlay.CodeBusy || busy.Err.Retry == 0 {
+		if !refused(liars[last]) {
 			w.t.Fatal("one more than the budget is not told to come again")
 		}
 		open[0].Reset()
 		synctest.Wait()
-		if _, ok := ask().(*overlay.Batch); !ok {
+		if _, ok := ask(liars[last]).(*overlay.Batch); !ok {
 			w.t.Fatal("there is room again, but it is not used")
 		}
 	})

@@ -346,3 +346,38 @@ func TestWrongPeerAtAddress(t *testing.T) {
 		until(w.t, 10*time.Second, "met", func() bool { return meshed(a, b) })
 	})
 }
+
+// The entries before a kept head may all have died while the log lives on: who
+// comes late takes them for the chain and goes on to what lives.
+func TestHistoryBeginsWithTheDead(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		raws := make([][]byte, 2100)
+		for i := range raws {
+			raws[i] = w.author.Message(w.t, 20, time.Minute)
+		}
+		a.disk.Submit(raws...)
+		end := a.disk.Submit(w.author.Message(w.t, 20, 24*time.Hour))
+		time.Sleep(10 * time.Minute)
+		b := w.pillar().start(a)
+		until(w.t, time.Minute, "the log", func() bool {
+			v := b.disk.Vector()
+			return len(v) == 1 && v[0] == end
+		})
+	})
+}
+
+// A log whose entries have all expired is followed again when its pillar
+// appends to it, which it may do until the log is deleted.
+func TestDeadLogLivesAgain(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar().start(a)
+		until(w.t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
+		a.disk.Submit(w.author.Message(w.t, 20, time.Minute))
+		until(w.t, 5*time.Second, "converged", func() bool { return converged(a, b) })
+		time.Sleep(10 * time.Minute) // no follow is kept so long in which nothing moves
+		a.submit(1)
+		until(w.t, 2*time.Minute, "converged again", func() bool { return converged(a, b) })
+	})
+}

@@ -356,6 +356,8 @@ func (s *session) read(ctx context.Context) error {
 		case *overlay.Get, *overlay.Has:
 			select {
 			case s.requests <- msg:
+			case <-s.done: // nobody answers any more
+				return errSessionLost
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -391,11 +393,21 @@ func (s *session) takeVector(msg *overlay.VectorMsg) error {
 	if n > overlay.MaxVector {
 		return fmt.Errorf("%w: a vector of %d logs", overlay.ErrFrame, n)
 	}
+	if msg.Full {
+		s.m.acks.restate(s.id, msg.Positions)
+	}
 	for _, p := range msg.Positions {
 		s.m.acks.set(s.id, p.Log, p.Seq)
 	}
 	s.m.follows.poke()
 	return nil
+}
+
+// holds returns how far the other side says it holds a log.
+func (s *session) holds(log overlay.LogID) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.vector[log].Seq
 }
 
 // positions returns what the other side says it holds.

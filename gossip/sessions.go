@@ -116,11 +116,12 @@ func (t *sessions) await(ctx context.Context, p peer.ID) *session {
 	}
 }
 
-// awaitSession waits a moment for the session that a stream of p belongs to.
-func (m *Mesh) awaitSession(ctx context.Context, p peer.ID) bool {
+// awaitSession waits a moment for the session that a stream of p belongs to;
+// nil if there is none.
+func (m *Mesh) awaitSession(ctx context.Context, p peer.ID) *session {
 	ctx, cancel := context.WithTimeout(ctx, sessionWait)
 	defer cancel()
-	return m.sessions.await(ctx, p) != nil
+	return m.sessions.await(ctx, p)
 }
 
 // announce makes those pillars learn the own log's position soon that do not

@@ -66,7 +66,7 @@ type OutMessage struct {
 	ID      *RecordID            `json:"id"` // nil while unsealed
 	To      []identity.AccountID `json:"to"`
 	State   State                `json:"state"`
-	Reason  Code                 `json:"reason,omitempty"`
+	Reason  Code                 `json:"reason"`
 	Sent    time.Time            `json:"sent"`
 	Expires time.Time            `json:"expires"`
 	Copies  int                  `json:"copies"`
@@ -83,7 +83,7 @@ type RecipientState struct {
 	Account identity.AccountID `json:"account"`
 	State   State              `json:"state"`
 	At      *time.Time         `json:"at"`
-	Reason  string             `json:"reason,omitempty"`
+	Reason  string             `json:"reason"`
 }
 
 // InMessage is a message received, in the shape of the inbox.
@@ -96,7 +96,7 @@ type InMessage struct {
 	Sent        time.Time            `json:"sent"`     // the sender's clock
 	Received    time.Time            `json:"received"` // on this disk
 	Text        *string              `json:"text,omitempty"`
-	Body        []byte               `json:"body_base64,omitempty"`
+	Body        []byte               `json:"body_base64,omitzero"`
 	Path        Path                 `json:"path"` // how it came first
 	Gap         bool                 `json:"gap"`  // an earlier one of that device is missing
 	Acked       bool                 `json:"acked"`

@@ -163,6 +163,7 @@ type Pillar struct {
 	mu       sync.Mutex
 	local    uint64              // newest published local commit sequence
 	logs     map[LogID]*LogState // replaced, never changed
+	grown    map[LogID]uint64    // when they were appended to in this run, Unix ms
 	ownLog   LogID               // of this run; zero before its first entry
 	closed   bool                // no further streams
 	open     map[*pillarSession]struct{}
@@ -198,6 +199,7 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		quit:       make(chan struct{}),
 		ended:      make(chan struct{}),
 		logs:       map[LogID]*LogState{},
+		grown:      map[LogID]uint64{},
 		open:       map[*pillarSession]struct{}{},
 		perPeer:    map[peer.ID]int{},
 		live:       map[identity.AccountID][]*pillarSession{},
@@ -254,7 +256,8 @@ func (p *Pillar) Run(ctx context.Context, mesh Mesh) error {
 		workers.Go(p.verifyLoop)
 	}
 	workers.Go(p.gather)
-	others.Go(func() { p.copiesLoop(ctx) })
+	others.Go(func() { p.watermarkLoop(ctx) })
+	others.Go(func() { p.askLoop(ctx) })
 	others.Go(func() { p.tickLoop(ctx) })
 	close(p.started)
 

@@ -207,13 +207,23 @@ func (c *accountCache) keep(a identity.AccountID, info *AccountInfo) {
 	c.recent[a] = info
 }
 
-// correct forgets what a new account record makes old.
-func (c *accountCache) correct(a identity.AccountID) {
+// correct takes a new account record into account.
+func (c *accountCache) correct(rec *Record) {
+	info, err := ParseAccountInfo(rec.Bin)
+	if err != nil {
+		return // it does not count
+	}
+	a := rec.Account()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.corrections++
-	delete(c.recent, a)
-	delete(c.older, a)
+	known, ok := c.recent[a]
+	if !ok {
+		known, ok = c.older[a]
+	}
+	if ok && (known == nil || info.Counter > known.Counter) {
+		c.keep(a, info)
+	}
 }
 
 // allowList is which accounts may register while registration is closed.

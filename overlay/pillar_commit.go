@@ -77,6 +77,8 @@ type committer struct {
 	own    LogCommit
 	event  []LogCommit // of followed logs
 
+	accounts []*Record // account records that were new in it
+
 	// later are dots of records that had another one in the same commit.
 	later []Arrival
 
@@ -160,6 +162,8 @@ func (c *committer) begin() {
 	}
 	clear(c.later)
 	c.later = c.later[:0]
+	clear(c.accounts)
+	c.accounts = c.accounts[:0]
 }
 
 // take adds head to the commit.
@@ -260,13 +264,14 @@ func (c *committer) takeChunk(ch *chunk) error {
 // ownState returns the state of the own log, to be changed. The log is made
 // with its first entry.
 func (c *committer) ownState() *LogState {
-	if own := c.state(c.p.ownLog); own != nil { // ownLog is only changed by this goroutine
+	own := c.state(c.p.ownLog) // ownLog is only changed by this goroutine
+	if own != nil && !slices.Contains(c.commit.DropLog, own.Log) {
 		if c.own.From == 0 {
 			c.own.From = own.Seq + 1
 		}
 		return own
 	}
-	own := &LogState{Pillar: c.p.id}
+	own = &LogState{Pillar: c.p.id}
 	rand.Read(own.Nonce[:]) // never fails since Go 1.24
 	own.Log = MakeLogID(c.p.cfg.Network, own.Pillar, own.Nonce)
 	own.Hash = ChainStart(own.Log)
@@ -399,6 +404,9 @@ func (c *committer) write() {
 		}
 	}
 	c.answer()
+	for _, rec := range c.accounts { // now that who submitted them is answered
+		p.endRemoved(rec)
+	}
 }
 
 // fail closes the log: from here on only reads are served.
@@ -424,9 +432,11 @@ func (c *committer) publish(done *Committed) {
 	p.mu.Lock()
 	for log, s := range c.states {
 		p.logs[log] = s
+		p.grown[log] = uint64(max(0, c.commit.Time.UnixMilli()))
 	}
 	for _, log := range c.commit.DropLog {
 		delete(p.logs, log)
+		delete(p.grown, log)
 	}
 	var woken []*pillarSession
 	for i, rec := range c.recs {
@@ -444,7 +454,8 @@ func (c *committer) publish(done *Committed) {
 	p.mu.Unlock()
 	for _, rec := range event.New {
 		if rec.Kind == KindAccount {
-			p.accounts.correct(rec.Account())
+			p.accounts.correct(rec)
+			c.accounts = append(c.accounts, rec)
 		}
 		p.mailboxes.note(rec)
 	}

@@ -25,7 +25,8 @@ const (
 // tells (Acked); for records of other logs the pillars are asked. mu is taken
 // before a session's own lock.
 type copiesState struct {
-	wake chan struct{}
+	wake chan struct{} // the own log is held by more
+	ask  chan struct{} // fresh has something
 
 	mu      sync.Mutex
 	log     LogID     // which durable is about
@@ -62,7 +63,7 @@ type copiesAsk struct {
 }
 
 func (c *copiesState) init() {
-	c.wake = make(chan struct{}, 1)
+	c.wake, c.ask = make(chan struct{}, 1), make(chan struct{}, 1)
 	c.waiting = map[*pillarSession]struct{}{}
 }
 
@@ -73,12 +74,13 @@ func (p *Pillar) Acked(log LogID, durable []Durable) {
 	c.mu.Lock()
 	c.log, c.durable = log, append(c.durable[:0], durable...)
 	c.mu.Unlock()
-	c.signal()
+	signal(c.wake)
 }
 
-func (c *copiesState) signal() {
+// signal puts a token into a channel of capacity 1.
+func signal(c chan struct{}) {
 	select {
-	case c.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -109,7 +111,7 @@ func (c *copiesState) answer(sub *submission, dot Dot, ref Ref) {
 	c.mu.Unlock()
 	sub.s.wakeWriter()
 	if ask {
-		c.signal()
+		signal(c.ask)
 	}
 }
 
@@ -146,7 +148,7 @@ func (c *copiesState) answerAll(ch *chunk, records []Arrival) {
 		last.wakeWriter()
 	}
 	if ask {
-		c.signal()
+		signal(c.ask)
 	}
 }
 
@@ -215,8 +217,24 @@ func (c *copiesState) forget(s *pillarSession) {
 	c.again = slices.DeleteFunc(c.again, gone)
 }
 
-// copiesLoop sends watermarks until ctx ends.
-func (p *Pillar) copiesLoop(ctx context.Context) {
+// watermarkLoop sends watermarks of the own log until ctx ends.
+func (p *Pillar) watermarkLoop(ctx context.Context) {
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.copies.wake:
+		case <-tick.C:
+		}
+		p.tellWaiting()
+	}
+}
+
+// askLoop asks about duplicates of other logs until ctx ends. It waits for
+// other pillars, so nothing else may wait for it.
+func (p *Pillar) askLoop(ctx context.Context) {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for {
@@ -224,11 +242,10 @@ func (p *Pillar) copiesLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.copies.wake:
+		case <-p.copies.ask:
 		case <-tick.C:
 			all = true
 		}
-		p.tellWaiting()
 		p.askCopies(ctx, all)
 	}
 }

@@ -5,7 +5,9 @@ import "context"
 // Records are hidden once they are expired, by every read. Their bytes go with
 // their whole expiry day, a day after its end, while the clock is confirmed.
 
-// deadLogKept is how long a log is kept after its last entry expired, in ms.
+// deadLogKept is how long a log is kept after its last entry expired, and after
+// the last one came, in ms: where history is still coming, what lives may follow
+// what died.
 const deadLogKept = 60 * 60 * 1000
 
 // expire deletes what may be deleted.
@@ -21,7 +23,7 @@ func (p *Pillar) expire(ctx context.Context) {
 	var dead []LogID
 	p.mu.Lock()
 	for log, s := range p.logs {
-		if s.Dies+deadLogKept <= now {
+		if s.Dies+deadLogKept <= now && p.grown[log]+deadLogKept <= now {
 			dead = append(dead, log)
 		}
 	}

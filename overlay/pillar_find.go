@@ -57,9 +57,10 @@ func readStored(raw []byte, account identity.AccountID) (f storedFields, err err
 
 // accountKeys are an account's newest records.
 type accountKeys struct {
-	info    *AccountInfo // of the highest counter, expired or not; nil if there is none
-	account []byte       // its record; nil if that is expired
-	devices []deviceKeys // of every device, removed ones too
+	info    *AccountInfo     // of the highest counter, expired or not; nil if there is none
+	account []byte           // its record; nil if that is expired
+	devices []deviceKeys     // of every device, removed ones too
+	index   map[[32]byte]int // in devices, by key
 }
 
 type deviceKeys struct {
@@ -117,13 +118,17 @@ func (k *accountKeys) add(f *storedFields, e *BoxEntry, now uint64) {
 			return
 		}
 		d := deviceKeys{key: [32]byte(f.deviceKey), serial: f.serial, id: e.ID, created: f.created}
-		i := slices.IndexFunc(k.devices, func(o deviceKeys) bool { return o.key == d.key })
-		if i >= 0 {
+		i, ok := k.index[d.key]
+		if ok {
 			if o := &k.devices[i]; d.created < o.created || d.created == o.created && bytes.Compare(d.id[:], o.id[:]) < 0 {
 				return
 			}
 		} else {
+			if k.index == nil {
+				k.index = map[[32]byte]int{}
+			}
 			i = len(k.devices)
+			k.index[d.key] = i
 			k.devices = append(k.devices, d)
 		}
 		d.raw = bytes.Clone(e.Raw)
@@ -142,16 +147,14 @@ func (s *pillarSession) find(m *Find) *Error {
 		s.send(&Found{N: m.N, Err: Refuse(CodeQuota, "at most %d accounts are watched in a session", MaxWatched)})
 		return nil
 	}
-	view := p.cfg.Store.View()
-	defer view.Close()
 	out := foundWriter{s: s, n: m.N}
-	err := s.findAccounts(view, m.Accounts, &out)
+	err := s.findAccounts(m.Accounts, &out)
 	switch {
 	case err != nil:
 	case m.OnlyHeld:
-		err = s.findHeld(view, m.IDs, &out)
+		err = s.findHeld(m.IDs, &out)
 	default:
-		err = s.findRecords(view, m.IDs, &out)
+		err = s.findRecords(m.IDs, &out)
 	}
 	if err != nil {
 		p.log.Error("lookup failed", "err", err)
@@ -162,11 +165,19 @@ func (s *pillarSession) find(m *Find) *Error {
 }
 
 // findAccounts collects the newest account record and the newest record of
-// every device that is not removed.
-func (s *pillarSession) findAccounts(view View, accounts []identity.AccountID, out *foundWriter) error {
+// every device that is not removed. No view is open while the answer waits for
+// room.
+func (s *pillarSession) findAccounts(accounts []identity.AccountID, out *foundWriter) error {
 	now := s.p.now()
+	found := make(map[identity.AccountID]struct{}, len(accounts))
 	for _, a := range accounts {
+		if _, twice := found[a]; twice {
+			continue
+		}
+		found[a] = struct{}{}
+		view := s.p.cfg.Store.View()
 		keys, err := readKeys(view, a, now)
+		view.Close()
 		if err != nil {
 			return err
 		}
@@ -183,26 +194,52 @@ func (s *pillarSession) findAccounts(view View, accounts []identity.AccountID, o
 }
 
 // findRecords collects records by ID: public ones, and of others those the
-// session's account wrote or was sent.
-func (s *pillarSession) findRecords(view View, ids []RecordID, out *foundWriter) error {
+// session's account wrote or was sent. No view is open while the answer waits
+// for room.
+func (s *pillarSession) findRecords(ids []RecordID, out *foundWriter) error {
+	for len(ids) > 0 {
+		n, err := s.fillRecords(ids, out)
+		if err != nil {
+			return err
+		}
+		if ids = ids[n:]; len(ids) > 0 {
+			out.flush(true)
+		}
+	}
+	return nil
+}
+
+// fillRecords collects records as far as one frame goes and returns how many of
+// ids are done with.
+func (s *pillarSession) fillRecords(ids []RecordID, out *foundWriter) (n int, err error) {
 	now := s.p.now()
+	n = len(ids)
+	view := s.p.cfg.Store.View()
+	defer view.Close()
 	var bad error
-	err := view.Get(refsOf(ids), func(_ int, r StoredRecord) bool {
+	err = view.Get(refsOf(ids), func(i int, r StoredRecord) bool {
 		f, err := readStored(r.Raw, s.account)
 		if err != nil {
 			bad = err
 			return false
 		}
 		public := f.kind == KindAccount || f.kind == KindDevice
-		if f.expires > now && (public || f.isTo || string(f.author) == string(s.account)) {
-			out.add(bytes.Clone(r.Raw))
+		if f.expires <= now || !public && !f.isTo && string(f.author) != string(s.account) {
+			return true
 		}
+		if out.full(r.Raw) {
+			n = i
+			return false
+		}
+		out.add(bytes.Clone(r.Raw))
 		return true
 	})
-	return firstError(err, bad)
+	return n, firstError(err, bad)
 }
 
-func (s *pillarSession) findHeld(view View, ids []RecordID, out *foundWriter) error {
+func (s *pillarSession) findHeld(ids []RecordID, out *foundWriter) error {
+	view := s.p.cfg.Store.View()
+	defer view.Close()
 	held, err := view.Has(refsOf(ids))
 	if err == nil {
 		out.msg.Held = PackBits(held)
@@ -226,8 +263,14 @@ type foundWriter struct {
 	bytes int
 }
 
+// full reports whether raw does not go into the frame any more.
+func (w *foundWriter) full(raw []byte) bool {
+	k := len(w.msg.Records)
+	return k > 0 && (k >= MaxPage || w.bytes+len(raw) > FrameTarget)
+}
+
 func (w *foundWriter) add(raw []byte) {
-	if k := len(w.msg.Records); k > 0 && (k >= MaxPage || w.bytes+len(raw) > FrameTarget) {
+	if w.full(raw) {
 		w.flush(true)
 	}
 	w.msg.Records = append(w.msg.Records, raw)
@@ -244,6 +287,17 @@ func (w *foundWriter) flush(more bool) {
 // check answers a mailbox check: which expiry days differ from the device's
 // tallies, and what the mailbox holds in them.
 func (s *pillarSession) check(m *Check) *Error {
+	differ, err := s.compare(m)
+	if err != nil {
+		s.p.log.Error("mailbox check failed", "err", err)
+		return errReading
+	}
+	s.sendChecked(m.N, differ)
+	return nil
+}
+
+// compare returns the days that differ with the IDs the mailbox holds in them.
+func (s *pillarSession) compare(m *Check) (map[Day][]RecordID, error) {
 	view := s.p.cfg.Store.View()
 	defer view.Close()
 	tallies := map[Day]Tally{}
@@ -252,8 +306,7 @@ func (s *pillarSession) check(m *Check) *Error {
 		tallies[day] = tallies[day].Add(Tally{Count: 1, Sum: m.Key.Term(e.ID)})
 	})
 	if err != nil {
-		s.p.log.Error("mailbox check failed", "err", err)
-		return errReading
+		return nil, err
 	}
 	theirs := map[Day]Tally{}
 	for _, d := range m.Days {
@@ -278,11 +331,10 @@ func (s *pillarSession) check(m *Check) *Error {
 			}
 		})
 		if err != nil {
-			return errReading
+			return nil, err
 		}
 	}
-	s.sendChecked(m.N, differ)
-	return nil
+	return differ, nil
 }
 
 // eachChecked calls fn for the mailbox's records that a check is about.

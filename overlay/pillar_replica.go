@@ -110,7 +110,7 @@ func (p *Pillar) ownLogID() LogID {
 // judgeRun decides for every entry what is stored of it.
 func (p *Pillar) judgeRun(entries []BatchEntry) []runEntry {
 	now := p.now()
-	trusted := p.clock.trusted()
+	confirmed := p.clock.mayDelete() // else what looks expired may live, and others count on it being here
 	p.mu.Lock()
 	dropped := p.dropped
 	p.mu.Unlock()
@@ -132,7 +132,7 @@ func (p *Pillar) judgeRun(entries []BatchEntry) []runEntry {
 			out[i].LogEntry = voidEntry(p.cfg.Network, raw)
 		case err != nil || e.Raw == nil && (rec.ID != e.ID || rec.Expires != e.Expires):
 			// It stays what its holder says: void.
-		case trusted && rec.Expires <= now || rec.Day() < dropped:
+		case confirmed && rec.Expires <= now || rec.Day() < dropped:
 			out[i].LogEntry = LogEntry{Expires: rec.Expires, ID: rec.ID, Why: WhyExpired}
 		default:
 			out[i].LogEntry = LogEntry{Expires: rec.Expires, ID: rec.ID}

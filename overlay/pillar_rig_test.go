@@ -36,6 +36,31 @@ type watchedStore struct {
 	commits atomic.Int64
 	gate    atomic.Pointer[chan struct{}] // a commit waits until it is closed
 	entered chan struct{}                 // gets a value, if there is room, when one waits
+	open    atomic.Int64                  // views that are not closed
+	visited atomic.Int64                  // entries of boxes that were read
+}
+
+// watchedView counts itself and what is read of boxes.
+type watchedView struct {
+	overlay.View
+	store *watchedStore
+}
+
+func (w *watchedStore) View() overlay.View {
+	w.open.Add(1)
+	return &watchedView{w.Memory.View(), w}
+}
+
+func (v *watchedView) Box(box overlay.BoxID, after, to uint64, minDay overlay.Day, bodies bool, fn func(overlay.BoxEntry) bool) error {
+	return v.View.Box(box, after, to, minDay, bodies, func(e overlay.BoxEntry) bool {
+		v.store.visited.Add(1)
+		return fn(e)
+	})
+}
+
+func (v *watchedView) Close() error {
+	v.store.open.Add(-1)
+	return v.View.Close()
 }
 
 func newWatchedStore() *watchedStore {

@@ -202,6 +202,25 @@ func (p *Pillar) endSessions() {
 	}
 }
 
+// endRemoved ends the sessions of devices that a new account record removed.
+func (p *Pillar) endRemoved(rec *Record) {
+	p.mu.Lock()
+	sessions := p.live[rec.Account()] // replaced, never changed, but for what is appended
+	p.mu.Unlock()
+	if len(sessions) == 0 {
+		return
+	}
+	newest, err := p.newestAccount(rec.Account())
+	if err != nil || newest == nil {
+		return
+	}
+	for _, s := range sessions {
+		if newest.IsRemoved(s.cert.Device, s.cert.Serial) {
+			s.end(removedDevice(s.cert.Device))
+		}
+	}
+}
+
 // tellAll queues m for every registered session.
 func (p *Pillar) tellAll(m Message) {
 	frame := AppendFrame(nil, m)
@@ -419,6 +438,9 @@ func (s *pillarSession) waitSpace() bool {
 func (s *pillarSession) end(err *Error) {
 	s.mu.Lock()
 	if err != errGone {
+		if !s.dead && !s.closing { // what is answered comes before the end
+			s.frames, s.results = appendResults(s.frames, s.results), nil
+		}
 		s.sendLocked(&Busy{Err: err})
 		if !s.closing {
 			s.p.metrics.refused.WithLabelValues(string(err.Code)).Inc()

@@ -80,6 +80,9 @@ func newConfigCheck(a *app) *cobra.Command {
 			if err := values.apply(fs); err != nil {
 				return usage("%w", err)
 			}
+			if err := o.checkConcern(); err != nil {
+				return err
+			}
 			switch o.role {
 			case rolePillar:
 				if err := checkRole(fs, o.role); err != nil {

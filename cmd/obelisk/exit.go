@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/obelisk-network/obelisk"
 	"github.com/obelisk-network/obelisk/admin"
@@ -93,9 +95,14 @@ func describe(err error) string {
 	text := escape(strings.Join(strings.Fields(err.Error()), " "))
 	var misuse *usageError
 	var refusal *overlay.Error
+	var cert *tls.CertificateVerificationError
 	switch {
 	case text == "":
 		return ""
+	case errors.Is(err, syscall.EADDRINUSE):
+		return text + ": stop who has it, or choose another with --listen, --admin or --api; port 0 picks a free one"
+	case errors.As(err, &cert):
+		return text + ": name the certificate to trust with --admin-tls-cert, or the name it is for with --admin https://NAME:PORT"
 	case errors.Is(err, admin.ErrNotRunning):
 		return text + ": start it with `obelisk run`, or say where it is with --data, --api or --admin"
 	case errors.As(err, &refusal) && refusal.Code == admin.CodeUnauthorized:

@@ -11,7 +11,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// quietQUIC is the variable that keeps quic-go from writing lines of its own to
+// standard error, where nothing but our log belongs.
+const quietQUIC = "QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING"
+
 func main() {
+	if _, ok := os.LookupEnv(quietQUIC); !ok {
+		_ = os.Setenv(quietQUIC, "true") // at worst there is a line more
+	}
 	os.Exit(execute(&app{in: os.Stdin, out: os.Stdout, errs: os.Stderr, env: os.LookupEnv}, os.Args[1:]))
 }
 

@@ -140,6 +140,9 @@ func (a *app) run(cmd *cobra.Command, o *runOptions) error {
 	if err := checkRole(cmd.Flags(), o.role); err != nil {
 		return err
 	}
+	if err := o.checkConcern(); err != nil {
+		return err
+	}
 	log, err := a.logger(o)
 	if err != nil {
 		return err
@@ -198,6 +201,14 @@ func (o *runOptions) open(ctx context.Context, log *slog.Logger) (process, error
 		return nil, err
 	}
 	return n, nil
+}
+
+// checkConcern refuses what a Config would take as "not said".
+func (o *runOptions) checkConcern() error {
+	if o.concern < 1 || o.concern > 255 {
+		return usage("--concern %d: want 1 to 255 copies", o.concern)
+	}
+	return nil
 }
 
 // dir is the data directory: the one given or the role's default.

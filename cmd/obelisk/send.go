@@ -80,12 +80,12 @@ func (a *app) readBody(req *admin.SendRequest, args []string) error {
 		body = []byte(args[0])
 	} else {
 		var err error
-		if body, err = io.ReadAll(io.LimitReader(a.in, overlay.MaxBody+1)); err != nil {
+		if body, err = io.ReadAll(io.LimitReader(a.in, overlay.DefaultMaxBody+1)); err != nil {
 			return fmt.Errorf("standard input: %w", err)
 		}
 	}
-	if len(body) > overlay.MaxBody {
-		return coded(exitRefused, "too_large: a message has at most %d bytes", overlay.MaxBody)
+	if len(body) > overlay.DefaultMaxBody {
+		return coded(exitRefused, "too_large: a message has at most %d bytes", overlay.DefaultMaxBody)
 	}
 	if !utf8.Valid(body) {
 		req.Body = body

@@ -1,0 +1,60 @@
+package admin_test
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/obelisk-network/obelisk/admin"
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// Scripts rely on every key being there, whatever its value.
+func TestShapes(t *testing.T) {
+	text := ""
+	out := overlay.OutMessage{Recipients: []overlay.RecipientState{{}}}
+	tests := []struct {
+		name  string
+		value any
+		keys  string
+	}{
+		{"pillar status", admin.PillarStatus{}, "role id network version started uptime_s listen log records mailboxes store_bytes " +
+			"nodes_connected relayed_circuits pillars_alive converged clock_skew_ms"},
+		{"pillar's log", admin.LogStatus{}, "id seq"},
+		{"pillar entry", admin.PillarEntry{}, "id name addrs state connected path rtt_ms missing_here missing_there last_seen"},
+		{"node's pillar entry", admin.NodePillarEntry{}, "id name addrs state connected active standby path rtt_ms last_seen"},
+		{"nodes", admin.NodePage{}, "nodes next"},
+		{"node entry", overlay.NodeEntry{}, "account name devices"},
+		{"device entry", overlay.DeviceEntry{}, "device online pillars last_seen"},
+		{"check", admin.Check{}, "name ok detail"},
+		{"node status", overlay.NodeStatus{}, "account device name network pillar standby pillars_known nodes_known reachability outbox inbox " +
+			"failovers last_failover_ms clock_skew_ms"},
+		{"outbox counts", overlay.OutboxCounts{}, "queued stored replicated"},
+		{"inbox counts", overlay.InboxCounts{}, "total unacked"},
+		{"sent", admin.NewSendResult(&out), "id handle state reason copies expires devices_missing"},
+		{"out message", out, "handle id to state reason sent expires copies devices_missing recipients order"},
+		{"recipient", out.Recipients[0], "account state at reason"},
+		{"in message, text", overlay.InMessage{Text: &text}, "id from from_contact from_claims to sent received text path gap acked order"},
+		{"in message, bytes", overlay.InMessage{Body: []byte{}}, "id from from_contact from_claims to sent received body_base64 path gap acked order"},
+		{"contact", overlay.Contact{}, "name account blocked verified"},
+	}
+	for _, tt := range tests {
+		b, err := json.Marshal(tt.value)
+		var got map[string]any
+		if err == nil {
+			err = json.Unmarshal(b, &got)
+		}
+		want := strings.Fields(tt.keys)
+		slices.Sort(want)
+		if keys := slices.Sorted(maps.Keys(got)); err != nil || !slices.Equal(keys, want) {
+			t.Errorf("%s: %v, want %v (%v)", tt.name, keys, want, err)
+		}
+	}
+	entry := admin.NewPillarEntry(&overlay.PillarStatus{LastSeen: time.Now().In(time.FixedZone("", 3600))})
+	if b, err := json.Marshal(entry); err != nil || !strings.Contains(string(b), `Z"`) || !strings.Contains(string(b), `"addrs":[]`) {
+		t.Errorf("%s, %v", b, err)
+	}
+}

@@ -1,0 +1,77 @@
+package obelisk_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/obelisk-network/obelisk"
+)
+
+// embed is what README.md shows: TestReadme compares the two, and runs it.
+func embed(ctx context.Context, dir, link string, friend obelisk.AccountID, show func(from obelisk.AccountID, text *string)) error {
+	node, err := obelisk.OpenNode(ctx, obelisk.NodeConfig{Dir: dir, Join: []string{link}})
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	if _, err := node.Send(ctx, friend, "hi"); err != nil { // nil: on this disk, on its way; node.Wait tells how far it came
+		return err
+	}
+	for m, err := range node.Inbox(ctx) { // until ctx ends
+		if err != nil {
+			return err
+		}
+		show(m.From, m.Text)
+		if err := node.Ack(m.ID); err != nil { // never handed out again
+			return err
+		}
+	}
+	return nil
+}
+
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("readme_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```go\n")
+	block, _, ok := strings.Cut(rest, "```\n")
+	indented := "\t" + strings.ReplaceAll(strings.TrimSuffix(block, "\n"), "\n", "\n\t")
+	if !ok || !strings.Contains(string(source), indented) {
+		t.Errorf("README.md shows other code than embed:\n%s", block)
+	}
+
+	pillar := openPillar(t, pillarConfig(t))
+	bob := openNode(t, nodeConfig(t, pillar.JoinLink()))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var got string
+	ended := make(chan error, 1)
+	go func() {
+		ended <- embed(ctx, filepath.Join(t.TempDir(), "state"), pillar.JoinLink(), bob.Account(), func(_ obelisk.AccountID, text *string) {
+			got = *text
+			cancel()
+		})
+	}()
+	for m, err := range bob.Inbox(t.Context()) {
+		if err != nil || *m.Text != "hi" {
+			t.Fatalf("%+v, %v", m, err)
+		}
+		if _, err := bob.Send(t.Context(), m.From, "hello"); err != nil {
+			t.Fatal(err)
+		}
+		break
+	}
+	if err := <-ended; !errors.Is(err, context.Canceled) || got != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
