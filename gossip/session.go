@@ -482,16 +482,23 @@ func (s *session) has(ctx context.Context, ids []overlay.RecordID) (*overlay.Hel
 
 // get asks for records by ID, at most MaxIDs; what comes is unverified and
 // maybe not all.
-func (s *session) get(ctx context.Context, ids []overlay.RecordID) ([][]byte, error) {
-	msg, err := s.ask(ctx, func(n uint64) overlay.Message { return &overlay.Get{N: n, IDs: ids} })
-	if err != nil {
-		return nil, err
+func (s *session) get(ctx context.Context, ids []overlay.RecordID) (records [][]byte, err error) {
+	for len(ids) > 0 {
+		msg, err := s.ask(ctx, func(n uint64) overlay.Message { return &overlay.Get{N: n, IDs: ids} })
+		if err != nil {
+			return records, err
+		}
+		got, ok := msg.(*overlay.Got)
+		if !ok || got.Next > uint64(len(ids)) || len(got.Records) > int(got.Next) {
+			return records, fmt.Errorf("%w: the answer to Get", overlay.ErrFrame)
+		}
+		records = append(records, got.Records...)
+		if got.Next == 0 {
+			break
+		}
+		ids = ids[got.Next:]
 	}
-	got, ok := msg.(*overlay.Got)
-	if !ok {
-		return nil, fmt.Errorf("%w: the answer to Get", overlay.ErrFrame)
-	}
-	return got.Records, nil
+	return records, nil
 }
 
 // ask sends a request and waits for the answer of the same number.

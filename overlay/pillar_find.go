@@ -59,6 +59,8 @@ func readStored(raw []byte, account identity.AccountID) (f storedFields, err err
 type accountKeys struct {
 	info    *AccountInfo     // of the highest counter, expired or not; nil if there is none
 	account []byte           // its record; nil if that is expired
+	created uint64           // of that record
+	id      RecordID         // of that record
 	devices []deviceKeys     // of every device, removed ones too
 	index   map[[32]byte]int // in devices, by key
 }
@@ -102,14 +104,27 @@ func readKeys(view View, a identity.AccountID, now uint64) (*accountKeys, error)
 	return keys, firstError(err, bad)
 }
 
+// newerAccount reports whether an account record counts instead of the one k
+// has: the highest (counter, created, ID).
+func (k *accountKeys) newerAccount(counter, created uint64, id RecordID) bool {
+	switch {
+	case counter != k.info.Counter:
+		return counter > k.info.Counter
+	case created != k.created:
+		return created > k.created
+	default:
+		return bytes.Compare(id[:], k.id[:]) > 0
+	}
+}
+
 func (k *accountKeys) add(f *storedFields, e *BoxEntry, now uint64) {
 	switch f.kind {
 	case KindAccount:
 		info, err := ParseAccountInfo(f.bin)
-		if err != nil || k.info != nil && info.Counter <= k.info.Counter {
+		if err != nil || k.info != nil && !k.newerAccount(info.Counter, f.created, e.ID) {
 			return
 		}
-		k.info, k.account = info, nil
+		k.info, k.account, k.created, k.id = info, nil, f.created, e.ID
 		if f.expires > now {
 			k.account = bytes.Clone(e.Raw)
 		}

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/obelisk-network/obelisk/identity"
@@ -30,7 +31,12 @@ func (s *pillarSession) register(m *Register) *Error {
 	p.saw(s.cert.Device)
 	p.mu.Unlock()
 	p.metrics.sessions.Inc()
-	s.send(&Registered{Roster: p.roster.Records(), Run: p.run, Place: place, MaxBody: uint64(p.cfg.MaxBody)})
+	roster := p.roster.Records()
+	first := roster[:min(rosterPart, len(roster))]
+	s.send(&Registered{Roster: first, Run: p.run, Place: place, MaxBody: uint64(p.cfg.MaxBody)})
+	for part := range slices.Chunk(roster[len(first):], rosterPart) {
+		s.send(&RosterMsg{Records: part})
+	}
 	return nil
 }
 

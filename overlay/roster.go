@@ -155,7 +155,8 @@ func (r *Roster) Admitted(p identity.PillarID, now uint64) bool {
 
 // admitted is Admitted for an entry. r.mu is held.
 func (r *Roster) admitted(e *RosterEntry, now uint64) bool {
-	if e == nil || e.Info.Left || e.Record.Expires <= now || e.Info.Admission.NotAfter <= now {
+	if e == nil || e.Info.Left || e.Record.Expires <= now || e.Info.Admission.NotAfter < now ||
+		e.Info.Admission.NotAfter-now > uint64(identity.MaxAdmissionLife.Milliseconds()) {
 		return false
 	}
 	rev := r.revocations[e.Pillar]

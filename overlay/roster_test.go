@@ -141,3 +141,24 @@ func TestRosterPrivateAddrs(t *testing.T) {
 		t.Errorf("learned nearby: only %v may be dialled", e.DialAddrs())
 	}
 }
+
+// TestRosterAdmissionLife: an admission counts to its last millisecond, and
+// not at all while it ends more than 30 days ahead, however it came.
+func TestRosterAdmissionLife(t *testing.T) {
+	n := newTestNetwork(t)
+	now := millis(testNow)
+	cases := []struct {
+		notAfter uint64
+		want     bool
+	}{{now, true}, {now - 1, false}, {now + 30*overlay.DayMillis, true}, {now + 30*overlay.DayMillis + 1, false}}
+	for _, c := range cases {
+		roster, key := overlay.NewRoster(overlay.NewVerifier(n.id)), identity.NewPillarKey()
+		rec := n.pillarRecord(key, now-1000, func(i *overlay.PillarInfo, _ *overlay.Draft) {
+			i.Admission = n.key.Admit(key.ID(), 1, c.notAfter)
+		})
+		roster.Add(now, false, rec.Raw)
+		if got := roster.Admitted(key.ID(), now); got != c.want {
+			t.Errorf("an admission until now%+d ms: admitted %v", int64(c.notAfter-now), got)
+		}
+	}
+}

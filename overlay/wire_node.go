@@ -28,6 +28,7 @@ const (
 	MaxWatched = 4096 // accounts a session watches
 	MaxDays    = 64   // days of a Check
 	maxRoster  = 4096 // records of a roster
+	rosterPart = 512  // of them in one message; the rest follows in further ones
 	maxText    = 1024 // bytes of an error's text
 )
 
@@ -522,7 +523,7 @@ func appendError(b []byte, e *Error) []byte {
 	b = canon.AppendArray(b, 3)
 	b = canon.AppendBin(b, string(e.Code))
 	b = canon.AppendBin(b, e.Text[:min(len(e.Text), maxText)])
-	return canon.AppendUint(b, uint64(max(0, e.Retry.Milliseconds())))
+	return canon.AppendUint(b, uint64(min(maxRetryMillis, max(0, e.Retry.Milliseconds()))))
 }
 
 func readError(r *canon.Reader) *Error {
