@@ -8,8 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+
 	"github.com/obelisk-network/obelisk"
 	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/relay"
 )
 
 // A network is pillars and nodes in this process: real keys, disks and sockets
@@ -257,4 +262,30 @@ func TestAnotherNetworkIsRefused(t *testing.T) {
 	if err := node.AddPillar(here.ctx, b.JoinLink()); err == nil {
 		t.Error("a node took the link of another network")
 	}
+}
+
+// TestRelayIsForMembers: a pillar relays for devices registered at it and for
+// admitted pillars, and for nobody else.
+func TestRelayIsForMembers(t *testing.T) {
+	n := newNetwork(t)
+	p := n.addPillar()
+	node := n.addNode(p, "alice")
+	n.until("registered", func() bool { return node.Status().Pillar != "" })
+	stranger, err := relay.New(relay.Config{Key: identity.NewDeviceKey().Private(), Role: relay.RoleNode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Shutdown()
+	at, err := overlay.ParsePillarAddr(p.Listen()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stranger.Connect(n.ctx, peer.ID(at.Pillar), []multiaddr.Multiaddr{at.Addr}); err != nil {
+		t.Fatal(err)
+	}
+	if err := stranger.Reserve(n.ctx, peer.ID(at.Pillar)); !errors.Is(err, overlay.ErrFull) {
+		t.Errorf("a stranger's reservation: %v", err)
+	}
+	// The node's own loop reserves there.
+	n.until("the node's reservation", func() bool { return node.Reserved(p.ID()) })
 }

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -126,12 +128,14 @@ func (c *PillarConfig) Validate() error {
 
 // Pillar is a running pillar. All methods are safe for concurrent use.
 type Pillar struct {
-	cfg       PillarConfig
-	log       *slog.Logger
-	life      *lifecycle
-	dir       *dataDir
-	host      *relay.Host
-	core      *overlay.Pillar
+	cfg  PillarConfig
+	log  *slog.Logger
+	life *lifecycle
+	dir  *dataDir
+	host *relay.Host
+	core *overlay.Pillar
+	// relaying is core, for the relay service, which runs before there is one.
+	relaying  atomic.Pointer[overlay.Pillar]
 	mesh      *gossip.Mesh
 	protected *protector
 	network   identity.NetworkID
@@ -214,6 +218,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.host, err = relay.New(relay.Config{
 		Key: key.Private(), Role: relay.RolePillar, Home: p.cfg.Home, Listen: listen, Announce: announce,
 		UserAgent: "obelisk/" + p.cfg.Version, Logger: p.log, Registerer: p.cfg.Registry,
+		AllowRelay: p.mayRelay,
 	})
 	if err != nil {
 		return err
@@ -236,7 +241,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	if err := p.host.Listen(); err != nil {
 		return err
 	}
-	p.core, err = overlay.NewPillar(overlay.PillarConfig{
+	core, err := overlay.NewPillar(overlay.PillarConfig{
 		Network: p.network, Key: key, Store: records, Links: p.host, Peers: p.host,
 		Admit: member.admit, Addrs: p.told, Home: p.cfg.Home, Name: p.cfg.Name,
 		Concern: p.cfg.Concern, Registration: p.cfg.Registration, StoreLimit: p.cfg.StoreLimit,
@@ -246,6 +251,8 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	if err != nil {
 		return err
 	}
+	p.core = core
+	p.relaying.Store(core)
 	var bootstrap []overlay.PillarAddr
 	for _, inv := range invitations {
 		bootstrap = append(bootstrap, inv.Pillars...)
@@ -274,6 +281,14 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}
 	p.log.Info("pillar ready", "pillar", p.ID(), "network", p.network, "admin", p.admin)
 	return nil
+}
+
+// mayRelay says who may use this pillar as a relay: devices that are registered
+// here now, and admitted pillars.
+func (p *Pillar) mayRelay(peer peer.ID) bool {
+	core := p.relaying.Load()
+	return core != nil && (core.Registered(DeviceID(peer)) ||
+		core.Roster().Admitted(PillarID(peer), uint64(time.Now().UnixMilli())))
 }
 
 func (p *Pillar) startAdmin() error {

@@ -169,6 +169,7 @@ type Pillar struct {
 	open     map[*pillarSession]struct{}
 	perPeer  map[peer.ID]int
 	live     map[identity.AccountID][]*pillarSession // registered sessions
+	devices  map[identity.DeviceID]int               // how many of them a device has
 	watching map[identity.AccountID]map[*pillarSession]struct{}
 	lastSeen map[identity.DeviceID]time.Time // devices that were here in this run, bounded
 	dropped  Day                             // records of earlier days are gone
@@ -203,6 +204,7 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		open:       map[*pillarSession]struct{}{},
 		perPeer:    map[peer.ID]int{},
 		live:       map[identity.AccountID][]*pillarSession{},
+		devices:    map[identity.DeviceID]int{},
 		watching:   map[identity.AccountID]map[*pillarSession]struct{}{},
 		lastSeen:   map[identity.DeviceID]time.Time{},
 		rosterWake: make(chan struct{}, 1),

@@ -28,6 +28,7 @@ func (s *pillarSession) register(m *Register) *Error {
 	}
 	s.registered = true
 	p.live[s.account] = append(p.live[s.account], s)
+	p.devices[s.cert.Device]++
 	p.saw(s.cert.Device)
 	p.mu.Unlock()
 	p.metrics.sessions.Inc()
@@ -158,6 +159,14 @@ func (p *Pillar) commitRegistration(ch *chunk) (place uint64, refusal *Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.local, nil
+}
+
+// Registered reports whether the device has a registered session here now. It is
+// cheap and never blocks for long.
+func (p *Pillar) Registered(d identity.DeviceID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.devices[d] > 0
 }
 
 // saw notes that a device was here. p.mu is held.

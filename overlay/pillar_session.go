@@ -162,6 +162,9 @@ func (p *Pillar) leave(s *pillarSession) {
 		if p.live[s.account] = rest; len(rest) == 0 {
 			delete(p.live, s.account)
 		}
+		if p.devices[s.cert.Device]--; p.devices[s.cert.Device] == 0 {
+			delete(p.devices, s.cert.Device)
+		}
 		for a := range s.watched {
 			if delete(p.watching[a], s); len(p.watching[a]) == 0 {
 				delete(p.watching, a)
