@@ -103,10 +103,11 @@ func (n *Node) Send(ctx context.Context, m Outgoing) (OutMessage, error) {
 	if known, err := n.outbox.enter(e); known != nil || err != nil {
 		return n.outbox.answer(known, err)
 	}
-	if err := n.outbox.sealNow(ctx, e, true); err != nil {
-		return OutMessage{}, err
+	finish, err := n.outbox.sealNow(ctx, e, true)
+	if finish != nil {
+		err = finish()
 	}
-	return n.outbox.answer(e, nil)
+	return n.outbox.answer(e, err)
 }
 
 // draft checks what is to be sent and makes the entry.

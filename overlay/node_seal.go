@@ -14,26 +14,27 @@ import (
 // sealRetry is how often messages are tried that could not be sealed.
 const sealRetry = 30 * time.Second
 
-// sealNow seals e and puts it on its way, or notes why it cannot be sealed; it
-// returns when either is durable. first: nothing of e is on disk yet. The
-// caller has set e.sealing.
+// sealNow seals e, or notes durably why it cannot be sealed. What it returns
+// waits until the sealed one is durable and puts it on its way; nil if there is
+// nothing to wait for. first: nothing of e is on disk yet. The caller has set
+// e.sealing.
 //
 //  1. an epoch for the recipients (made if need be, then on its way itself)
 //  2. sequences and a place in line, together
 //  3. seal and sign, beside all others who do so
 //  4. on disk, with all others who wait for that
 //  5. in line
-func (o *nodeOutbox) sealNow(ctx context.Context, e *outEntry, first bool) error {
+func (o *nodeOutbox) sealNow(ctx context.Context, e *outEntry, first bool) (finish func() error, err error) {
 	for {
 		ep, why := o.sealingEpoch(e)
 		if ep == nil {
-			return o.keepUnsealed(e, first, why, o.lacking(e, why))
+			return nil, o.keepUnsealed(e, first, why, o.lacking(e, why))
 		}
 		o.mu.Lock()
 		if e.state.Final() {
 			e.sealing = false
 			o.mu.Unlock()
-			return nil
+			return nil, nil
 		}
 		if first {
 			if at, why := o.blockers(e.to); at != nil {
@@ -41,7 +42,7 @@ func (o *nodeOutbox) sealNow(ctx context.Context, e *outEntry, first bool) error
 					continue
 				}
 				o.mu.Unlock()
-				return o.keepUnsealed(e, first, why, at)
+				return nil, o.keepUnsealed(e, first, why, at)
 			}
 		}
 		o.unpark(e)
@@ -66,9 +67,9 @@ func (o *nodeOutbox) sealNow(ctx context.Context, e *outEntry, first bool) error
 			if errors.Is(err, seal.ErrErased) { // it ended meanwhile
 				continue
 			}
-			return o.keepUnsealed(e, first, CodeOf(err), e.to)
+			return nil, o.keepUnsealed(e, first, CodeOf(err), e.to)
 		}
-		return o.keepSealed(e, rec, ep, seqs, ticket, first)
+		return o.keepSealed(e, rec, ep, seqs, ticket, first), nil
 	}
 }
 
@@ -141,8 +142,9 @@ func (o *nodeOutbox) firstWrites(e *outEntry) []Write {
 	return ws
 }
 
-// keepSealed writes e's record and puts it in line.
-func (o *nodeOutbox) keepSealed(e *outEntry, rec *Record, ep *liveEpoch, seqs []Sequence, ticket uint64, first bool) error {
+// keepSealed stages e's record. What it returns waits for the disk and puts the
+// record in line.
+func (o *nodeOutbox) keepSealed(e *outEntry, rec *Record, ep *liveEpoch, seqs []Sequence, ticket uint64, first bool) (finish func() error) {
 	ship := &shipment{id: rec.ID, raw: rec.Raw, kind: KindMessage, entry: e, concern: e.concern, expires: rec.Expires, ticket: ticket}
 	o.mu.Lock()
 	e.sealing = false
@@ -181,13 +183,18 @@ func (o *nodeOutbox) keepSealed(e *outEntry, rec *Record, ep *liveEpoch, seqs []
 	}
 	g := o.n.disk.stage(ws...)
 	o.mu.Unlock()
-	if err := o.n.disk.commit(g); err != nil {
-		o.call(ticket, nil)
-		return err
+	return func() error {
+		if err := o.n.disk.commit(g); err != nil {
+			o.call(ticket, nil)
+			return err
+		}
+		o.call(ticket, ship)
+		return nil
 	}
-	o.call(ticket, ship)
-	return nil
 }
+
+// sealGroup is how many of the sealer's records share a commit.
+const sealGroup = 256
 
 // retrySealing makes the sealer look at what is not sealed.
 func (o *nodeOutbox) retrySealing() { wakeUp(o.retry) }
@@ -215,24 +222,61 @@ func (o *nodeOutbox) sealer(ctx context.Context) {
 		}
 		o.mu.Unlock()
 		slices.SortFunc(list, func(a, b *outEntry) int { return int(int64(a.order) - int64(b.order)) })
-		waiting := map[identity.AccountID]Code{} // accounts that an earlier one could not be sealed for
-		for _, e := range list {
-			if i := slices.IndexFunc(e.to, func(a identity.AccountID) bool { _, ok := waiting[a]; return ok }); i >= 0 {
-				_ = o.keepUnsealed(e, false, waiting[e.to[i]], e.to[i:i+1])
-				continue
+		if err := o.sealAll(ctx, list); err != nil {
+			return // the disk's; it ends Run
+		}
+	}
+}
+
+// sealAll seals what can be sealed of a list, in its order.
+func (o *nodeOutbox) sealAll(ctx context.Context, list []*outEntry) error {
+	var group []func() error
+	flush := func() (err error) {
+		for _, finish := range group { // the first waits for the disk, for all of them
+			err = errors.Join(err, finish())
+		}
+		group = group[:0]
+		return err
+	}
+	waiting := map[identity.AccountID]Code{} // accounts that an earlier one could not be sealed for
+	for i, e := range list {
+		if ctx.Err() != nil {
+			o.letGo(list[i:])
+			break
+		}
+		if at := slices.IndexFunc(e.to, func(a identity.AccountID) bool { _, ok := waiting[a]; return ok }); at >= 0 {
+			if err := o.keepUnsealed(e, false, waiting[e.to[at]], e.to[at:at+1]); err != nil {
+				return err
 			}
-			if err := o.sealNow(ctx, e, false); err != nil {
-				break // the disk's; it ends Run
-			}
-			o.mu.Lock()
-			for _, a := range e.parkedAt {
-				waiting[a] = e.reason
-			}
-			o.mu.Unlock()
-			if ctx.Err() != nil {
-				return
+			continue
+		}
+		finish, err := o.sealNow(ctx, e, false)
+		if err != nil {
+			return err
+		}
+		if finish != nil {
+			group = append(group, finish)
+		}
+		if len(group) == sealGroup {
+			if err := flush(); err != nil {
+				return err
 			}
 		}
+		o.mu.Lock()
+		for _, a := range e.parkedAt {
+			waiting[a] = e.reason
+		}
+		o.mu.Unlock()
+	}
+	return flush()
+}
+
+// letGo notes that nobody seals these entries after all.
+func (o *nodeOutbox) letGo(list []*outEntry) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range list {
+		e.sealing = false
 	}
 }
 

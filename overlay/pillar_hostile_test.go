@@ -38,10 +38,10 @@ func TestPillarHungPeer(t *testing.T) {
 	if _, err := rig.pillar.Apply(t.Context(), foreign.run(overlay.BatchEntry{Raw: raw})); err != nil {
 		t.Fatal(err)
 	}
-	n := c.submit(2, raw)
+	c.submit(2, raw)
 	c.results(1)
 	<-mesh.asked
-	n = c.submit(2, c.message(c.id()))
+	n := c.submit(2, c.message(c.id()))
 	dot := c.results(1)[n].Dot
 	rig.pillar.Acked(dot.Log, []overlay.Durable{{Seq: dot.Seq, Copies: 1}})
 	c.stream.SetReadDeadline(time.Now().Add(2 * time.Second))
