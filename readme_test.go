@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,25 +13,18 @@ import (
 )
 
 // embed is what README.md shows: TestReadme compares the two, and runs it.
-func embed(ctx context.Context, dir, link string, friend obelisk.AccountID, show func(from obelisk.AccountID, text *string)) error {
+func embed(ctx context.Context, dir, link string, friend obelisk.AccountID, show func(obelisk.Sent, obelisk.Message, error)) error {
 	node, err := obelisk.OpenNode(ctx, obelisk.NodeConfig{Dir: dir, Join: []string{link}})
 	if err != nil {
 		return err
 	}
 	defer node.Close()
-	if _, err := node.Send(ctx, friend, "hi"); err != nil { // nil: on this disk, on its way; node.Wait tells how far it came
-		return err
+	sent, err := node.Send(ctx, friend, "hi") // on this disk, on its way; node.Wait tells how far it came
+	for m, err := range node.Inbox(ctx) {     // each until it is acknowledged; ends with ctx, or with an error
+		show(sent, m, err)
+		node.Ack(m.ID)
 	}
-	for m, err := range node.Inbox(ctx) { // until ctx ends
-		if err != nil {
-			return err
-		}
-		show(m.From, m.Text)
-		if err := node.Ack(m.ID); err != nil { // never handed out again
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 func TestReadme(t *testing.T) {
@@ -54,11 +48,14 @@ func TestReadme(t *testing.T) {
 	bob := openNode(t, nodeConfig(t, pillar.JoinLink()))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var got string
+	var got []string
+	var last error
 	ended := make(chan error, 1)
 	go func() {
-		ended <- embed(ctx, filepath.Join(t.TempDir(), "state"), pillar.JoinLink(), bob.Account(), func(_ obelisk.AccountID, text *string) {
-			got = *text
+		ended <- embed(ctx, filepath.Join(t.TempDir(), "state"), pillar.JoinLink(), bob.Account(), func(_ obelisk.Sent, m obelisk.Message, err error) {
+			if last = err; err == nil {
+				got = append(got, *m.Text)
+			}
 			cancel()
 		})
 	}()
@@ -71,7 +68,7 @@ func TestReadme(t *testing.T) {
 		}
 		break
 	}
-	if err := <-ended; !errors.Is(err, context.Canceled) || got != "hello" {
-		t.Errorf("%q, %v", got, err)
+	if err := <-ended; err != nil || !slices.Equal(got, []string{"hello"}) || !errors.Is(last, context.Canceled) {
+		t.Errorf("%q, then %v; %v", got, last, err)
 	}
 }
