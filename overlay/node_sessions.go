@@ -45,6 +45,7 @@ type nodeSessions struct {
 	failovers  int                              // guarded by mu
 	lastTookMS int64                            // guarded by mu
 	swapped    time.Time                        // guarded by mu
+	over       bool                             // guarded by mu; Run ended
 	clockOff   bool                             // guarded by mu; the last verdict of pillars
 }
 
@@ -186,6 +187,7 @@ func (m *nodeSessions) run(ctx context.Context) {
 			}
 		}
 		dials.Wait()
+		m.dismiss()
 	}()
 	poll := time.NewTimer(directoryMax)
 	defer poll.Stop()
@@ -211,6 +213,20 @@ func (m *nodeSessions) run(ctx context.Context) {
 			poll.Reset(directoryMax)
 		}
 		timer.Stop()
+	}
+}
+
+// dismiss tells everybody who waits for an attempt, now or later, that there
+// will be none.
+func (m *nodeSessions) dismiss() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.over = true
+	for _, c := range m.candidates {
+		for _, w := range append(c.served, c.waiters...) {
+			w <- errNodeStopped // of capacity one
+		}
+		c.served, c.waiters = nil, nil
 	}
 }
 
@@ -328,7 +344,11 @@ func (m *nodeSessions) dialled(r dialResult) {
 	c.refusal = r.err
 	waiters := c.served
 	c.served = nil
-	if len(c.waiters) > 0 { // they know more than this attempt did
+	switch {
+	case r.err == nil: // that is what everybody waits for
+		waiters = append(waiters, c.waiters...)
+		c.waiters = nil
+	case len(c.waiters) > 0: // they know more than this attempt did
 		defer func() { // after m.failed put it off
 			m.mu.Lock()
 			c.nextTry = time.Time{}

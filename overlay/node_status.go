@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/obelisk-network/obelisk/identity"
@@ -122,6 +123,9 @@ func (n *Node) AddPillar(ctx context.Context, inv Invitation) error {
 	return err
 }
 
+// errNodeStopped: asked of a Node whose Run is over.
+var errNodeStopped = errors.New("the node is stopping")
+
 // tryNow waits for the outcome of an attempt with p.
 func (m *nodeSessions) tryNow(ctx context.Context, p identity.PillarID) error {
 	done := make(chan error, 1)
@@ -131,6 +135,10 @@ func (m *nodeSessions) tryNow(ctx context.Context, p identity.PillarID) error {
 			m.mu.Unlock()
 			return nil
 		}
+	}
+	if m.over {
+		m.mu.Unlock()
+		return errNodeStopped
 	}
 	c := m.candidate(p)
 	c.waiters = append(c.waiters, done)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -363,6 +364,35 @@ func lose(c *fakeCluster, id, how string) {
 }
 
 // TestNodeAnyPillar: the one pillar that is up is one the node never spoke to.
+// TestNodeAddPillarAnyTime: whoever names a pillar that is being dialled, is
+// connected, or of a node that stops, gets an answer.
+func TestNodeAddPillarAnyTime(t *testing.T) {
+	for range 20 {
+		bubble(t, 1, func(t *testing.T, c *fakeCluster) {
+			alice := newNodeHome(t, c.net).start(c.addrs())
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // virtual
+			defer cancel()
+			var asking sync.WaitGroup
+			for range 50 {
+				asking.Go(func() {
+					if err := alice.AddPillar(ctx, overlay.Invitation{Pillars: c.addrs()}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			asking.Wait()
+			c.pillars[0].kill()
+			until(t, "the loss", func() bool { return alice.Status().Pillar == "" })
+			failed := make(chan error)
+			go func() { failed <- alice.AddPillar(ctx, overlay.Invitation{Pillars: c.addrs()}) }()
+			alice.stop()
+			if err := <-failed; err == nil || ctx.Err() != nil {
+				t.Errorf("of a node that stops: %v", err)
+			}
+		})
+	}
+}
+
 func TestNodeAnyPillar(t *testing.T) {
 	bubble(t, 4, func(t *testing.T, c *fakeCluster) {
 		home := newNodeHome(t, c.net)
