@@ -87,26 +87,6 @@ func (p *Process) Inbox(ctx context.Context) ([]overlay.InMessage, error) {
 	}
 }
 
-// Outbox returns everything a node has sent, oldest first.
-func (p *Process) Outbox(ctx context.Context) ([]overlay.OutMessage, error) {
-	c, err := p.Node()
-	if err != nil {
-		return nil, err
-	}
-	var all []overlay.OutMessage
-	for after := uint64(0); ; {
-		page, err := c.Outbox(ctx, after, 0)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, page.Messages...)
-		if page.Next == 0 {
-			return all, nil
-		}
-		after = page.Next
-	}
-}
-
 // Until asks again and again, pausing a little, until ok is true. When ctx ends
 // first, the error ends in what was still missing.
 func Until(ctx context.Context, ok func() (missing string)) error {

@@ -208,7 +208,7 @@ func (h *Host) Open(ctx context.Context, p peer.ID, proto overlay.Protocol) (ove
 	if fn == nil {
 		return nil, fmt.Errorf("open %s to %s: %w", proto, p, overlay.ErrProtocol)
 	}
-	ours, theirs := newStreamPair(c, h, target, h.net.buffer, h.net.latency)
+	ours, theirs := newStreamPair(c, h, target, DefaultBuffer, h.net.latency)
 	if !c.add(ours) {
 		return nil, fmt.Errorf("open %s to %s: %w", proto, p, overlay.ErrUnreachable)
 	}

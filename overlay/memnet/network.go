@@ -36,7 +36,6 @@ const (
 
 // Network connects hosts.
 type Network struct {
-	buffer      int
 	latency     time.Duration
 	loss        float64
 	jitter      time.Duration
@@ -78,10 +77,6 @@ func WithPacketLoss(p float64, jitter time.Duration, seed uint64) Option {
 	}
 }
 
-// WithBuffer sets how many bytes of a stream are in flight at most in each
-// direction. Default DefaultBuffer.
-func WithBuffer(bytes int) Option { return func(n *Network) { n.buffer = bytes } }
-
 // WithDialTimeout is how long dialling a host beyond a cut takes to fail.
 // Default 0: at once.
 func WithDialTimeout(d time.Duration) Option { return func(n *Network) { n.dialTimeout = d } }
@@ -89,12 +84,11 @@ func WithDialTimeout(d time.Duration) Option { return func(n *Network) { n.dialT
 // New returns a network without hosts.
 func New(opts ...Option) *Network {
 	n := &Network{
-		buffer: DefaultBuffer,
-		rng:    rand.New(rand.NewPCG(1, 1)),
-		hosts:  make(map[peer.ID]*Host),
-		addrs:  make(map[string]*Host),
-		cuts:   make(map[pair]struct{}),
-		conns:  make(map[pair]*conn),
+		rng:   rand.New(rand.NewPCG(1, 1)),
+		hosts: make(map[peer.ID]*Host),
+		addrs: make(map[string]*Host),
+		cuts:  make(map[pair]struct{}),
+		conns: make(map[pair]*conn),
 	}
 	for _, o := range opts {
 		o(n)
