@@ -71,13 +71,12 @@ func (a *acks) tellLocked() {
 	}
 	slices.Sort(a.sorted)
 	durable := make([]overlay.Durable, 0, len(a.sorted))
-	for i := len(a.sorted) - 1; i >= 0; i-- {
-		copies := len(a.sorted) - i
-		if n := len(durable); n > 0 && durable[n-1].Seq == a.sorted[i] {
-			durable[n-1].Copies = copies
-			continue
+	from := uint64(1)
+	for i, seq := range a.sorted {
+		if seq >= from {
+			durable = append(durable, overlay.Durable{From: from, To: seq, Copies: len(a.sorted) - i})
+			from = seq + 1
 		}
-		durable = append(durable, overlay.Durable{Seq: a.sorted[i], Copies: copies})
 	}
 	a.tell(a.log, durable)
 }

@@ -29,7 +29,7 @@ func trio(b *testing.B) [3]*pillar {
 // copies is at how many other pillars a position is durable.
 func copies(p *pillar, end overlay.Position) (n int) {
 	for _, d := range p.disk.Durable(end.Log) {
-		if d.Seq >= end.Seq {
+		if d.To >= end.Seq {
 			n = max(n, d.Copies)
 		}
 	}

@@ -431,7 +431,7 @@ func TestOlderDiskCountsLess(t *testing.T) {
 		l.start(a)
 		until(t, 5*time.Second, "a copy of less", func() bool {
 			d := a.disk.Durable(end.Log)
-			return len(d) == 1 && d[0].Seq == 1
+			return len(d) == 1 && d[0].To == 1
 		})
 		l.claims = nil
 		l.start(a)

@@ -11,21 +11,40 @@ import (
 type Replica interface {
 	// Logs returns the state of every log held, the own one included.
 	Logs() []overlay.LogState
-	// Apply takes a run of somebody else's log that continues the held prefix.
-	// The caller has checked that the chain over it ends at or before the head
-	// in run.State, which it verified too. The Replica judges every record
-	// itself, keeps invalid ones as void, commits all of it together with
-	// whatever else waits, and returns the log's state once that is durable.
-	// Entries at or below the prefix are passed over; a run that starts above
-	// it is an error. It blocks while the pillar is busy; an error leaves the
-	// prefix where it was.
+	// Apply takes a run of somebody else's log. The caller has checked that the
+	// chain over it, from run.Before on, leads to the head in run.State, which it
+	// verified too. A run that begins in the prefix or an island, or just behind
+	// it, continues that; any other begins an island. What is held already is
+	// passed over, and what meets is joined. The Replica judges every record
+	// itself, keeps invalid ones as void, notes unexpired entries without a body
+	// as lacks, commits all of it together with whatever else waits, and returns
+	// the log's state once that is durable. It blocks while the pillar is busy.
+	//
+	// Errors leave everything as it was: overlay.ErrIslands if it would be one
+	// island, overlay.ErrLacks if it would be one lack too many,
+	// overlay.ErrConflict if the run and what is held cannot be on one chain.
 	Apply(ctx context.Context, run overlay.LogRun) (overlay.LogState, error)
 	// Read returns entries of a log from sequence from on, at most about max
-	// bytes of them but at least one, and none past the held prefix. Entries
-	// whose record is gone come without a body.
+	// bytes of them but at least one, without gaps, and none past the end of the
+	// prefix or island that holds from; none if nothing holds it. Entries whose
+	// record is gone come without a body. If from lies inside a run of gone
+	// entries, the first entry is that run's part from from on.
 	Read(log overlay.LogID, from uint64, max int) ([]overlay.BatchEntry, error)
-	// Acked tells how far the own log is durable at other pillars. It must not
-	// block.
+	// Links returns the entries from..to of a log without bodies; an error if
+	// not all of them are held one by one.
+	Links(log overlay.LogID, from, to uint64) ([]overlay.LogEntry, error)
+	// Drop forgets logs, entries and all, and returns when that is durable. Their
+	// records stay. A log that is written here is closed: what is submitted next
+	// begins another one. A log that was dropped may be applied again.
+	Drop(ctx context.Context, logs ...overlay.LogID) error
+	// Take stores records that came by no log: the audit's, or a bundle's. It
+	// judges them itself, passes over what is held, invalid, expired, a roster
+	// record or not a record at all, and fills in the lacks of entries that they
+	// are the records of. taken[i] says that raws[i] is held durably now, or
+	// was. It blocks like Apply.
+	Take(ctx context.Context, via overlay.Via, raws [][]byte) (taken []bool, err error)
+	// Acked tells which parts of the own log are durable at other pillars:
+	// ascending, disjoint, everything that is somewhere. It must not block.
 	Acked(log overlay.LogID, durable []overlay.Durable)
 }
 
@@ -40,6 +59,9 @@ type Records interface {
 	// Each calls fn for every record held that expires at or after from
 	// (Unix ms), in no particular order, until fn returns false.
 	Each(from uint64, fn func(id overlay.RecordID, created, expires uint64) bool) error
+	// Near calls fn for the records of an expiry day whose ID begins with prefix,
+	// ascending, until fn returns false. It reads the disk.
+	Near(day overlay.Day, prefix []byte, fn func(r overlay.StoredRecord) bool) error
 }
 
 // Notes keeps replication's own small values on the pillar's disk;

@@ -210,7 +210,7 @@ func TestAckedCounts(t *testing.T) {
 		defer cancel()
 		if err := a.disk.Wait(ctx, func() bool {
 			d := a.disk.Durable(end.Log)
-			return len(d) == 1 && d[0] == overlay.Durable{Seq: 4, Copies: 2}
+			return len(d) == 1 && d[0] == overlay.Durable{From: 1, To: 4, Copies: 2}
 		}); err != nil {
 			w.t.Fatalf("durable %v, want 4 at two others", a.disk.Durable(end.Log))
 		}
@@ -218,7 +218,7 @@ func TestAckedCounts(t *testing.T) {
 		end = a.submit(6)
 		if err := a.disk.Wait(ctx, func() bool {
 			d := a.disk.Durable(end.Log)
-			return len(d) == 2 && d[0] == overlay.Durable{Seq: 10, Copies: 1} && d[1] == overlay.Durable{Seq: 4, Copies: 2}
+			return len(d) == 2 && d[0] == overlay.Durable{From: 1, To: 4, Copies: 2} && d[1] == overlay.Durable{From: 5, To: 10, Copies: 1}
 		}); err != nil {
 			w.t.Fatalf("durable %v, want 10 at one and 4 at two", a.disk.Durable(end.Log))
 		}
@@ -252,7 +252,7 @@ func TestFirstEntryIsFast(t *testing.T) {
 		}
 		began = time.Now()
 		end = a.submit(1)
-		if err := a.disk.Wait(ctx, func() bool { d := a.disk.Durable(end.Log); return d[0].Seq == 2 }); err != nil {
+		if err := a.disk.Wait(ctx, func() bool { d := a.disk.Durable(end.Log); return d[0].To == 2 }); err != nil {
 			w.t.Fatal(err)
 		}
 		if took := time.Since(began); took > 25*time.Millisecond {

@@ -198,6 +198,8 @@ func newMessage(t MessageType) Message {
 		return new(Held)
 	case TypeSummary:
 		return new(SummaryMsg)
+	case TypeForked:
+		return new(Forked)
 	case TypeRegister:
 		return new(Register)
 	case TypeRegistered:

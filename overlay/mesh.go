@@ -1,14 +1,12 @@
 package overlay
 
 import (
-	"bytes"
 	"context"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/identity"
-	"github.com/obelisk-network/obelisk/internal/canon"
 )
 
 // Mesh is what a pillar asks of replication. The real one is gossip.Mesh; a
@@ -37,14 +35,30 @@ type CommitEvent struct {
 	Time time.Time
 	Logs []LogCommit // what was appended, to the own log and to followed ones
 	New  []*Record   // records that were not stored before, in local order
+	// Gone are records that were counted once and turned out not to be there:
+	// lost by the disk or deleted by hand.
+	Gone    []RecordStub
+	Dropped []LogID // logs that are held no more
 }
 
-// LogCommit is a run of a log that became durable.
+// RecordStub is what digests need of a record.
+type RecordStub struct {
+	ID      RecordID
+	Created uint64 // Unix ms
+	Expires uint64 // Unix ms
+}
+
+// LogCommit is a change of a log that became durable.
 type LogCommit struct {
-	State   LogState // after it
-	Own     bool     // the log this pillar writes in this run
-	From    uint64   // sequence of Entries[0]
+	State LogState // after it
+	Own   bool     // the log this pillar writes in this run
+	// From is the sequence of Entries[0]. Entries may lie above the prefix: then
+	// they are an island, or part of one, or they joined it to the prefix.
+	From    uint64
 	Entries []BatchEntry
+	// Rewritten: the state is not a continuation. It may hold less than before,
+	// because entries or records turned out to be missing.
+	Rewritten bool
 }
 
 // PillarState is a pillar's state in words of contract.md.
@@ -74,58 +88,6 @@ type PillarStatus struct {
 	ClockSkew    time.Duration // its clock minus ours, as of its last Hello
 }
 
-// LogState is what a pillar keeps of a log beside its entries, under the value
-// key "log/" + LogID.
-type LogState struct {
-	Pillar identity.PillarID // who writes it
-	Nonce  [LogNonceLen]byte // with Pillar the LogID's preimage
-	Position
-	Dies uint64 // latest expiry in the prefix, Unix ms
-	Head *Head  // newest signed head known; may be past Seq; nil for an own log that was never served
-}
-
-// logStatePrefix begins the value keys of log states.
-const logStatePrefix = "log/"
-
-// Key is the value key of the state.
-func (s *LogState) Key() string { return logStatePrefix + string(s.Log[:]) }
-
-// Encode returns the state's value:
-// [pillar bin, nonce bin, log bin, seq, hash bin, dies, head bin or empty].
-func (s *LogState) Encode() []byte {
-	b := canon.AppendArray(nil, 7)
-	b = canon.AppendBin(b, s.Pillar)
-	b = canon.AppendBin(b, s.Nonce[:])
-	b = canon.AppendBin(b, s.Log[:])
-	b = canon.AppendUint(b, s.Seq)
-	b = canon.AppendBin(b, s.Hash[:])
-	b = canon.AppendUint(b, s.Dies)
-	if s.Head == nil {
-		return canon.AppendBin(b, "")
-	}
-	return canon.AppendBin(b, s.Head.Append(nil))
-}
-
-// DecodeLogState reads what Encode wrote.
-func DecodeLogState(data []byte) (LogState, error) {
-	r := canon.NewReader(bytes.Clone(data))
-	var s LogState
-	r.Array(7)
-	s.Pillar = readPillar(r)
-	copy(s.Nonce[:], r.BinExact(LogNonceLen))
-	s.Log = readLog(r)
-	s.Seq, s.Hash, s.Dies = r.Uint(), readHash(r), r.Uint()
-	if head := r.Bin(512); len(head) > 0 {
-		hr := canon.NewReader(head)
-		h := ReadHead(hr)
-		if err := hr.End(); err != nil {
-			r.Fail(err)
-		}
-		s.Head = &h
-	}
-	return s, r.End()
-}
-
 // NoMesh is the Mesh of a pillar that is alone.
 type NoMesh struct{}
 
@@ -151,14 +113,17 @@ func (NoMesh) Summaries() []Summary { return nil }
 // LogRun is a run of a followed log, for Replica.Apply in gossip.
 type LogRun struct {
 	// State says whose log it is (Pillar, Nonce, Log) and carries the newest
-	// verified Head; its Seq, Hash and Dies are the Replica's to compute.
-	State   LogState
-	From    uint64 // sequence of Entries[0]
+	// verified Head; the rest of it is the Replica's to compute.
+	State  LogState
+	From   uint64 // sequence of Entries[0]; a run of gone entries counts from its first
+	Before Hash   // h(From-1), which the caller has linked to a signed head
+	// Entries are in order and without gaps.
 	Entries []BatchEntry
 }
 
-// Durable says that Copies pillars beside this one hold a log up to Seq.
+// Durable says that Copies pillars beside this one hold the entries From..To of
+// a log, every record of them included.
 type Durable struct {
-	Seq    uint64
-	Copies int
+	From, To uint64
+	Copies   int
 }

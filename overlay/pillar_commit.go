@@ -23,10 +23,13 @@ var errPillarEnded = errors.New("the pillar is stopping")
 
 // commitJob is something to be made durable. Exactly what is set is done.
 type commitJob struct {
-	chunk  *chunk       // submissions, once verified
-	run    *followedRun // a run of a followed log
-	values []Value
-	drop   []LogID // dead logs
+	chunk *chunk       // submissions, once verified
+	run   *followedRun // a run of a followed log
+	// arrivals are verified records that came by no log, but by via.
+	arrivals []*Record
+	via      Via
+	values   []Value
+	drop     []LogID // dead logs
 	// done, of capacity 1, gets the result. Without it the chunk is given back
 	// by the committer.
 	done chan error
@@ -178,6 +181,11 @@ func (c *committer) take() {
 		err = c.takeChunk(job.chunk)
 	case job.run != nil:
 		err = c.takeRun(job.run)
+	case job.arrivals != nil:
+		for _, rec := range job.arrivals {
+			c.arrive(&Arrival{ID: rec.ID, Created: rec.Created, Expires: rec.Expires, Raw: rec.Raw,
+				Boxes: BoxesOf(rec), Via: job.via}, rec)
+		}
 	}
 	if err == nil {
 		c.commit.Values = append(c.commit.Values, job.values...)
@@ -425,7 +433,7 @@ func (c *committer) fail(err error) {
 // the pillar says of itself and reaches the mesh and connected recipients.
 func (c *committer) publish(done *Committed) {
 	p := c.p
-	event := &CommitEvent{Time: c.commit.Time, Logs: c.event}
+	event := &CommitEvent{Time: c.commit.Time, Logs: c.event, Dropped: slices.Clone(c.commit.DropLog)}
 	if len(c.own.Entries) > 0 {
 		event.Logs = append(event.Logs, c.own)
 	}
@@ -459,7 +467,7 @@ func (c *committer) publish(done *Committed) {
 		}
 		p.mailboxes.note(rec)
 	}
-	if len(event.Logs)+len(event.New) > 0 {
+	if len(event.Logs)+len(event.New)+len(event.Dropped) > 0 {
 		p.mesh.Committed(event)
 	}
 	for _, s := range woken {

@@ -91,8 +91,8 @@ func (c *copiesState) of(dot Dot) uint64 {
 	n := 0
 	if dot.Log == c.log {
 		for _, d := range c.durable {
-			if d.Seq >= dot.Seq {
-				n = max(n, d.Copies)
+			if d.From <= dot.Seq && dot.Seq <= d.To {
+				n = d.Copies
 			}
 		}
 	}
@@ -265,7 +265,7 @@ func (p *Pillar) tellWaiting() {
 			if copies < 2 {
 				continue
 			}
-			s.waits.tell(s, d.Seq, copies)
+			s.waits.tell(s, d.To, copies)
 		}
 		if s.waits.prune(c, living); len(s.waits.list) == 0 {
 			delete(c.waiting, s)
@@ -297,7 +297,7 @@ func (w *sessionWaits) after(seq uint64) int {
 func (w *sessionWaits) prune(c *copiesState, living uint64) {
 	top := uint64(0)
 	for _, d := range c.durable {
-		top = max(top, d.Seq)
+		top = max(top, d.To)
 	}
 	i := w.after(top) // from there on nobody has anything
 	kept := slices.DeleteFunc(w.list[:i:i], func(x copiesWait) bool {

@@ -43,7 +43,7 @@ func TestPillarHungPeer(t *testing.T) {
 	<-mesh.asked
 	n := c.submit(2, c.message(c.id()))
 	dot := c.results(1)[n].Dot
-	rig.pillar.Acked(dot.Log, []overlay.Durable{{Seq: dot.Seq, Copies: 1}})
+	rig.pillar.Acked(dot.Log, []overlay.Durable{{From: 1, To: dot.Seq, Copies: 1}})
 	c.stream.SetReadDeadline(time.Now().Add(2 * time.Second))
 	m, err := c.frames.Next()
 	if w, ok := m.(*overlay.Watermark); err != nil || !ok || w.To != dot.Seq || w.Copies != 2 {

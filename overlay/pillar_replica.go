@@ -21,6 +21,12 @@ var (
 	ErrGap = errors.New("the run leaves a gap")
 	// ErrChain: a run ends at a signed head with another hash than the head's.
 	ErrChain = errors.New("the run does not lead to its signed head")
+	// ErrIslands: the log has MaxIslands islands, and the run would be one more.
+	ErrIslands = errors.New("too many islands")
+	// ErrLacks: the run would leave the log with more than MaxLacks lacks.
+	ErrLacks = errors.New("too many entries without their records")
+	// ErrConflict: the run and what is held of the log cannot be on one chain.
+	ErrConflict = errors.New("the run is another history of the log than the one held")
 )
 
 // notePrefix begins the value keys that are replication's own.
@@ -227,6 +233,80 @@ func (p *Pillar) readBodies(view View, entries []BatchEntry, refs []Ref, max int
 		}
 	}
 	return entries, nil
+}
+
+// Links returns entries without bodies, see gossip.Replica.
+func (p *Pillar) Links(log LogID, from, to uint64) ([]LogEntry, error) {
+	view := p.cfg.Store.View()
+	defer view.Close()
+	var links []LogEntry
+	next := from
+	err := view.Log(log, from, func(seq uint64, e LogEntry) bool {
+		if seq != next || seq > to || e.Why == WhyGone {
+			return false
+		}
+		next++
+		links = append(links, e)
+		return seq < to
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read log %s: %w", log, err)
+	}
+	if next != to+1 {
+		return nil, fmt.Errorf("read log %s: entry %d is not held by itself", log, next)
+	}
+	return links, nil
+}
+
+// Drop forgets logs, see gossip.Replica.
+func (p *Pillar) Drop(ctx context.Context, logs ...LogID) error {
+	return p.commitValues(ctx, nil, logs)
+}
+
+// Take stores records that came by no log, see gossip.Replica.
+func (p *Pillar) Take(ctx context.Context, via Via, raws [][]byte) ([]bool, error) {
+	if p.disk.full.Load() {
+		return nil, errDiskFull
+	}
+	now := p.now()
+	recs := make([]*Record, len(raws))
+	errs := make([]error, len(raws))
+	for i, raw := range raws {
+		rec, err := p.verifier.Parse(raw)
+		if err == nil && rec.Expires > now && rec.Kind != KindPillar && rec.Kind != KindRevocation {
+			recs[i] = rec
+		}
+	}
+	p.verifier.Verify(recs, errs)
+	taken := make([]bool, len(raws))
+	arrivals := make([]*Record, 0, len(raws))
+	for i, rec := range recs {
+		if rec != nil && errs[i] == nil {
+			rec.detach()
+			taken[i] = true
+			arrivals = append(arrivals, rec)
+		}
+	}
+	if len(arrivals) == 0 {
+		return taken, nil
+	}
+	err := p.commit(ctx, commitJob{arrivals: arrivals, via: via, done: make(chan error, 1)})
+	if err != nil {
+		return nil, err
+	}
+	return taken, nil
+}
+
+// Near calls fn for records by the beginning of their ID, see gossip.Records.
+func (p *Pillar) Near(day Day, prefix []byte, fn func(r StoredRecord) bool) error {
+	view := p.cfg.Store.View()
+	defer view.Close()
+	return view.Records(day, func(d Day, r StoredRecord) bool {
+		if d != day {
+			return false
+		}
+		return !bytes.HasPrefix(r.ID[:], prefix) || fn(r)
+	})
 }
 
 // Get returns records by ID, see gossip.Records. Expired ones are hidden.

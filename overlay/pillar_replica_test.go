@@ -250,12 +250,12 @@ func TestPillarWatermarks(t *testing.T) {
 	lines := c.results(3)
 	quiet.one(quiet.message(quiet.id()))
 	log := lines[n].Dot.Log
-	rig.pillar.Acked(log, []overlay.Durable{{Seq: lines[n+1].Dot.Seq, Copies: 1}})
+	rig.pillar.Acked(log, []overlay.Durable{{From: 1, To: lines[n+1].Dot.Seq, Copies: 1}})
 	w := expect[*overlay.Watermark](c)
 	if *w != (overlay.Watermark{Log: log, From: lines[n].Dot.Seq, To: lines[n+1].Dot.Seq, Copies: 2}) {
 		t.Fatalf("watermark %+v", w)
 	}
-	rig.pillar.Acked(log, []overlay.Durable{{Seq: lines[n+2].Dot.Seq + 1, Copies: 1}, {Seq: lines[n].Dot.Seq, Copies: 2}})
+	rig.pillar.Acked(log, []overlay.Durable{{From: 1, To: lines[n].Dot.Seq, Copies: 2}, {From: lines[n].Dot.Seq + 1, To: lines[n+2].Dot.Seq + 1, Copies: 1}})
 	w = expect[*overlay.Watermark](c)
 	if w.Copies != 2 || w.From != lines[n+2].Dot.Seq || w.To < w.From {
 		t.Fatalf("watermark %+v", w)

@@ -95,6 +95,11 @@ const (
 	WhyExpired            // its life was over
 	WhyTrimmed            // its holder trimmed it
 	WhyVoid               // its bytes are no valid record
+	// WhyGone stands for a run of entries that are all expired and whose own
+	// entries are not kept. It is stored at the last of them; ID is the chain's
+	// hash there, Expires the latest expiry among them. The entry before it in
+	// the log, or the log's start, is where the run begins.
+	WhyGone
 )
 
 // LogEntry is one place of a log.

@@ -69,9 +69,18 @@ func readLog(r *canon.Reader) (l LogID) {
 }
 
 // Follow asks a holder to stream a log in order, from entry From on, whose
-// predecessor's chain hash is Before: [11, log bin, from, before bin, to]. To 0
-// means live: history first, then every batch as it is committed, until the
-// stream ends. The answer is a stream of Batch, or one Elsewhere or Busy.
+// predecessor's chain hash is Before: [11, log bin, from, before bin, to]. The
+// answer is a stream of Batch, or one Elsewhere, Forked or Busy.
+//
+// To 0 means live: what is held from there on, then every batch as it is
+// committed, until the stream ends. Else the stream ends, gracefully, with the
+// first signed head at or past To.
+//
+// Before all zero means that the follower knows no hash there. Then the stream
+// begins behind the first signed head that the provider keeps at or past
+// From-1, or behind its newest one if there is none (From 2^64-1: what comes
+// from now on), and says so in a first Batch without entries, which carries
+// that head.
 type Follow struct {
 	Log    LogID
 	From   uint64
@@ -97,14 +106,33 @@ func (m *Follow) read(r *canon.Reader, n int) {
 }
 
 // BatchEntry is one entry of a log on the wire: a record as it is, or
-// [expires, ID bin, why, void bin] without a body.
+// [expires, ID bin, why, void bin] without a body, or, for a run of entries
+// that are all expired, [count, latest expiry, hash bin], hash being the
+// chain's behind them.
 type BatchEntry struct {
 	Raw []byte // the record; nil if bodiless
 
 	Expires uint64
-	ID      RecordID
+	ID      RecordID // for WhyGone the chain's hash behind the run
 	Why     Why
+	Count   uint64 // entries of the run; only for WhyGone, else 0
 	Void    []byte // the offending bytes of a void entry, so that others judge them
+}
+
+// Len is how many places of the log the entry takes.
+func (e *BatchEntry) Len() uint64 {
+	if e.Why == WhyGone {
+		return e.Count
+	}
+	return 1
+}
+
+// ChainEntry continues a chain over e, whose ID and Expires must be set.
+func ChainEntry(before Hash, e *BatchEntry) Hash {
+	if e.Why == WhyGone {
+		return Hash(e.ID)
+	}
+	return Chain(before, e.Expires, e.ID)
 }
 
 // Batch is a run of a log: [12, log bin, from, entries, head bin or empty].
@@ -129,6 +157,13 @@ func (m *Batch) append(b []byte) []byte {
 		e := &m.Entries[i]
 		if e.Raw != nil {
 			b = append(b, e.Raw...)
+			continue
+		}
+		if e.Why == WhyGone {
+			b = canon.AppendArray(b, 3)
+			b = canon.AppendUint(b, e.Count)
+			b = canon.AppendUint(b, e.Expires)
+			b = canon.AppendBin(b, e.ID[:])
 			continue
 		}
 		b = canon.AppendArray(b, 4)
@@ -168,8 +203,8 @@ func (m *Batch) read(r *canon.Reader, n int) {
 	}
 }
 
-// readEntry tells the two forms apart by their arity: a record is an array of
-// two, a bodiless entry one of four.
+// readEntry tells the forms apart by their arity: a record is an array of two,
+// a run of gone entries one of three, a bodiless entry one of four.
 func readEntry(r *canon.Reader) (e BatchEntry) {
 	start := r.Offset()
 	switch r.ArrayMax(4) {
@@ -177,6 +212,12 @@ func readEntry(r *canon.Reader) (e BatchEntry) {
 		r.Bin(MaxRecord)
 		r.Bin(MaxSignature)
 		e.Raw = r.Since(start)
+	case 3:
+		e.Why, e.Count, e.Expires = WhyGone, r.Uint(), r.Uint()
+		e.ID = readID(r)
+		if r.Err() == nil && (e.Count == 0 || e.Count > 1<<62) {
+			r.Fail(canon.ErrType)
+		}
 	case 4:
 		e.Expires, e.ID = r.Uint(), readID(r)
 		e.Why = Why(r.UintMax(uint64(WhyVoid)))
@@ -230,6 +271,87 @@ func (m *Elsewhere) append(b []byte) []byte {
 func (m *Elsewhere) read(r *canon.Reader, n int) {
 	fields(r, n, 1)
 	m.Peer = readPillar(r)
+}
+
+// MaxLinks bounds the entries between the two heads of a Forked.
+const MaxLinks = 8192
+
+// Forked shows that a pillar signed two histories of one log:
+// [24, head bin, other bin or empty, before bin, links, each [expires, ID bin]].
+// Links are the entries after Head.Seq up to Other.Seq in the history of Other,
+// Before that history's hash at Head.Seq: chained over the links it gives
+// Other's hash, and it is not Head's. Both heads name one log.
+//
+// As the answer to a Follow whose Before is not what the provider has there,
+// Head is left out: the follower has the signed head it stands at.
+type Forked struct {
+	Head   *Head // nil only in an answer to a Follow
+	Other  *Head
+	Before Hash
+	Links  []LogEntry // Why is not used
+}
+
+// Type implements Message.
+func (*Forked) Type() MessageType { return TypeForked }
+
+func (m *Forked) append(b []byte) []byte {
+	b = canon.AppendArray(b, 5)
+	b = canon.AppendUint(b, uint64(TypeForked))
+	for _, h := range []*Head{m.Head, m.Other} {
+		if h == nil {
+			b = canon.AppendBin(b, "")
+		} else {
+			b = canon.AppendBin(b, h.Append(nil))
+		}
+	}
+	b = canon.AppendBin(b, m.Before[:])
+	b = canon.AppendArray(b, len(m.Links))
+	for i := range m.Links {
+		b = canon.AppendArray(b, 2)
+		b = canon.AppendUint(b, m.Links[i].Expires)
+		b = canon.AppendBin(b, m.Links[i].ID[:])
+	}
+	return b
+}
+
+func (m *Forked) read(r *canon.Reader, n int) {
+	fields(r, n, 4)
+	for _, h := range []**Head{&m.Head, &m.Other} {
+		head := r.Bin(512)
+		if len(head) == 0 {
+			continue
+		}
+		hr := canon.NewReader(head)
+		decoded := ReadHead(hr)
+		if err := hr.End(); err != nil {
+			r.Fail(err)
+			return
+		}
+		*h = &decoded
+	}
+	m.Before = readHash(r)
+	k := r.ArrayMax(MaxLinks)
+	if r.Err() != nil {
+		return
+	}
+	m.Links = make([]LogEntry, 0, k)
+	for range k {
+		r.Array(2)
+		m.Links = append(m.Links, LogEntry{Expires: r.Uint(), ID: readID(r)})
+		if r.Err() != nil {
+			return
+		}
+	}
+}
+
+// Proves reports whether m is a proof: what it says above holds, and both heads
+// are signed.
+func (m *Forked) Proves(network identity.NetworkID) bool {
+	if m.Head == nil || m.Other == nil || m.Head.Pillar != m.Other.Pillar || m.Head.Nonce != m.Other.Nonce ||
+		m.Other.Seq < m.Head.Seq || m.Other.Seq-m.Head.Seq != uint64(len(m.Links)) || m.Before == m.Head.Hash {
+		return false
+	}
+	return ChainAll(m.Before, m.Links) == m.Other.Hash && m.Head.Verify(network) && m.Other.Verify(network)
 }
 
 // Get asks for records by ID, roster records included: [15, n, IDs]. The

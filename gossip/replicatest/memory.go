@@ -4,6 +4,7 @@
 package replicatest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -210,6 +211,90 @@ func (m *Memory) Read(log overlay.LogID, from uint64, limit int) ([]overlay.Batc
 		size += len(e.Raw) + len(e.Void) + 56
 	}
 	return out, nil
+}
+
+// Links implements gossip.Replica.
+func (m *Memory) Links(log overlay.LogID, from, to uint64) ([]overlay.LogEntry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.logs[log]
+	if l == nil || from == 0 || to > l.state.Seq {
+		return nil, fmt.Errorf("entries %d to %d of log %s are not held", from, to, log)
+	}
+	var links []overlay.LogEntry
+	for _, e := range l.entries[from-1 : to] {
+		links = append(links, overlay.LogEntry{Expires: e.Expires, ID: e.ID, Why: e.Why})
+	}
+	return links, nil
+}
+
+// Drop implements gossip.Replica.
+func (m *Memory) Drop(_ context.Context, logs ...overlay.LogID) error {
+	m.commit.Lock()
+	defer m.commit.Unlock()
+	m.mu.Lock()
+	event := &overlay.CommitEvent{Time: m.Now()}
+	for _, log := range logs {
+		if m.logs[log] == nil {
+			continue
+		}
+		delete(m.logs, log)
+		if m.own == log {
+			m.own = overlay.LogID{}
+		}
+		event.Dropped = append(event.Dropped, log)
+	}
+	mesh := m.mesh
+	m.mu.Unlock()
+	mesh.Committed(event)
+	return nil
+}
+
+// Take implements gossip.Replica.
+func (m *Memory) Take(ctx context.Context, _ overlay.Via, raws [][]byte) ([]bool, error) {
+	m.commit.Lock()
+	defer m.commit.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	if err := m.refuse; err != nil {
+		defer m.mu.Unlock()
+		return nil, err
+	}
+	event := &overlay.CommitEvent{Time: m.Now()}
+	taken := make([]bool, len(raws))
+	for i, raw := range raws {
+		rec, err := m.verifier.Parse(raw)
+		if err == nil {
+			err = m.verifier.VerifyOne(rec)
+		}
+		if err != nil || rec.Expires <= uint64(event.Time.UnixMilli()) || rec.Kind == overlay.KindPillar || rec.Kind == overlay.KindRevocation {
+			continue
+		}
+		if taken[i] = true; m.records[rec.ID] == nil {
+			m.records[rec.ID] = rec
+			event.New = append(event.New, rec)
+		}
+	}
+	mesh := m.mesh
+	m.mu.Unlock()
+	mesh.Committed(event)
+	return taken, nil
+}
+
+// Near implements gossip.Records.
+func (m *Memory) Near(day overlay.Day, prefix []byte, fn func(r overlay.StoredRecord) bool) error {
+	m.mu.Lock()
+	records := slices.SortedFunc(maps.Values(m.records), func(a, b *overlay.Record) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	m.mu.Unlock()
+	for _, r := range records {
+		stored := overlay.StoredRecord{ID: r.ID, Created: r.Created, Expires: r.Expires, Received: time.UnixMilli(int64(r.Created)), Raw: r.Raw}
+		if r.Day() == day && bytes.HasPrefix(r.ID[:], prefix) && !fn(stored) {
+			break
+		}
+	}
+	return nil
 }
 
 // Acked implements gossip.Replica.
