@@ -40,6 +40,7 @@ type chain struct {
 
 	next uint64       // sequence expected next
 	hash overlay.Hash // h(next-1)
+	base overlay.Hash // the hash before pending
 	head overlay.Head // newest that verified; zero before the first
 
 	pending []overlay.BatchEntry // accepted in order, not linked yet
@@ -68,6 +69,9 @@ func (c *chain) take(b *overlay.Batch) (*overlay.LogRun, error) {
 	}
 	if err := c.checkHead(b.Head); err != nil {
 		return nil, err
+	}
+	if len(c.pending) == 0 {
+		c.base = c.hash
 	}
 	for i := range b.Entries {
 		e := &b.Entries[i]
@@ -105,6 +109,7 @@ func (c *chain) take(b *overlay.Batch) (*overlay.LogRun, error) {
 			Head:     b.Head,
 		},
 		From:    c.next - uint64(len(c.pending)),
+		Before:  c.base,
 		Entries: c.pending,
 	}
 	c.pending, c.bytes = nil, 0

@@ -207,7 +207,7 @@ func gather(run linked, runs <-chan linked) linked {
 			bytes += runBytes(next.LogRun)
 			if !joined {
 				entries := make([]overlay.BatchEntry, 0, len(run.Entries)+4*len(next.Entries))
-				run.LogRun = &overlay.LogRun{From: run.From, Entries: append(entries, run.Entries...)}
+				run.LogRun = &overlay.LogRun{From: run.From, Before: run.Before, Entries: append(entries, run.Entries...)}
 			}
 			run.State, run.Entries, run.hole = next.State, append(run.Entries, next.Entries...), next.hole
 		default:

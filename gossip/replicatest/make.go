@@ -2,6 +2,7 @@ package replicatest
 
 import (
 	"crypto/rand"
+	"slices"
 	"testing"
 	"time"
 
@@ -141,7 +142,50 @@ func (l *Log) Batch(from, to uint64) *overlay.Batch {
 // Run returns entries from..to as Replica.Apply takes them.
 func (l *Log) Run(from, to uint64) overlay.LogRun {
 	b := l.Batch(from, to)
-	return overlay.LogRun{From: from, Entries: b.Entries, State: overlay.LogState{
-		Pillar: l.Key.ID(), Nonce: l.Nonce, Head: b.Head,
+	return l.run(from, to, b.Entries)
+}
+
+// RunOf returns a run from from on of these entries, which may be gone runs of
+// the log's.
+func (l *Log) RunOf(from uint64, entries ...overlay.BatchEntry) overlay.LogRun {
+	to := from - 1
+	for i := range entries {
+		to += entries[i].Len()
+	}
+	return l.run(from, to, entries)
+}
+
+func (l *Log) run(from, to uint64, entries []overlay.BatchEntry) overlay.LogRun {
+	return overlay.LogRun{From: from, Before: l.hashes[from-1], Entries: entries, State: overlay.LogState{
+		Pillar: l.Key.ID(), Nonce: l.Nonce, Head: l.Head(to),
 		Position: overlay.Position{Log: l.ID, Seq: to, Hash: l.hashes[to]}}}
+}
+
+// Gone returns what stands for entries from..to once all of them are expired.
+func (l *Log) Gone(from, to uint64) overlay.BatchEntry {
+	e := overlay.BatchEntry{Why: overlay.WhyGone, Count: to - from + 1, ID: overlay.RecordID(l.hashes[to])}
+	for i := from; i <= to; i++ {
+		e.Expires = max(e.Expires, l.Entries[i-1].Expires)
+	}
+	return e
+}
+
+// Bare returns entry seq without its body.
+func (l *Log) Bare(seq uint64) overlay.BatchEntry {
+	e := l.Entries[seq-1]
+	return overlay.BatchEntry{Expires: e.Expires, ID: e.ID, Why: overlay.WhyTrimmed}
+}
+
+// Mark is the log's chain at seq.
+func (l *Log) Mark(seq uint64) overlay.Mark { return overlay.Mark{Seq: seq, Hash: l.hashes[seq]} }
+
+// Fork returns another history of the log: the same up to seq, then nothing.
+func (l *Log) Fork(seq uint64) *Log {
+	f := &Log{Network: l.Network, Key: l.Key, ID: l.ID, Nonce: l.Nonce}
+	f.hashes = slices.Clone(l.hashes[:seq+1])
+	f.Entries = slices.Clone(l.Entries[:seq])
+	for i := range f.Entries {
+		f.dies = max(f.dies, f.Entries[i].Expires)
+	}
+	return f
 }

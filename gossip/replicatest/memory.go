@@ -18,7 +18,8 @@ import (
 )
 
 // Memory implements gossip's Replica, Records and Notes in memory. Its disk
-// survives Reopen, its process state does not.
+// survives Reopen, its process state does not. What it says of logs is in
+// memory_log.go.
 type Memory struct {
 	Key *identity.PillarKey
 	Now func() time.Time
@@ -41,11 +42,6 @@ type Memory struct {
 	changed chan struct{} // closed at the next change
 }
 
-type memoryLog struct {
-	state   overlay.LogState
-	entries []overlay.BatchEntry
-}
-
 // NewMemory returns an empty one of the network.
 func NewMemory(network identity.NetworkID, key *identity.PillarKey) *Memory {
 	return &Memory{Key: key, Now: time.Now, network: network, verifier: overlay.NewVerifier(network),
@@ -61,7 +57,7 @@ func (m *Memory) Reopen() *Memory {
 	n := NewMemory(m.network, m.Key)
 	n.Now = m.Now
 	for id, l := range m.logs {
-		n.logs[id] = &memoryLog{state: l.state, entries: slices.Clone(l.entries)}
+		n.logs[id] = l.clone()
 	}
 	n.records, n.notes = maps.Clone(m.records), maps.Clone(m.notes)
 	return n
@@ -97,57 +93,35 @@ func (m *Memory) Submit(raws ...[]byte) overlay.Position {
 		var nonce [overlay.LogNonceLen]byte
 		rand.Read(nonce[:])
 		m.own = overlay.MakeLogID(m.network, m.Key.ID(), nonce)
-		m.logs[m.own] = &memoryLog{state: overlay.LogState{Pillar: m.Key.ID(), Nonce: nonce,
-			Position: overlay.Position{Log: m.own, Hash: overlay.ChainStart(m.own)}}}
+		m.logs[m.own] = newMemoryLog(m.own, m.Key.ID(), nonce)
 	}
 	l := m.logs[m.own]
-	entries := make([]overlay.BatchEntry, len(raws))
+	run := overlay.LogRun{From: l.state.Seq + 1, Before: l.state.Hash, Entries: make([]overlay.BatchEntry, len(raws))}
 	for i, raw := range raws {
-		entries[i].Raw = raw
+		run.Entries[i].Raw = raw
 	}
-	event := m.append(l, entries)
-	event.Logs[0].Own = true
-	mesh := m.mesh
-	m.mu.Unlock()
-	mesh.Committed(event)
-	return event.Logs[0].State.Position
+	event, err := m.takeRun(l, &run)
+	if err != nil {
+		m.mu.Unlock()
+		panic(err) // the own log is continued at its end
+	}
+	position := l.state.Position
+	m.tell(event)
+	return position
 }
 
-// append adds entries to a log and its records. m.mu is held.
-func (m *Memory) append(l *memoryLog, entries []overlay.BatchEntry) *overlay.CommitEvent {
-	now := m.Now()
-	event := &overlay.CommitEvent{Time: now}
-	from := l.state.Seq + 1
-	for _, e := range entries {
-		raw := e.Raw
-		if raw == nil && e.Why == overlay.WhyVoid {
-			raw = e.Void
-		}
-		if raw != nil {
-			rec, err := m.verifier.Parse(raw)
-			if err == nil && !m.Trusting {
-				err = m.verifier.VerifyOne(rec)
-			}
-			switch {
-			case err == nil:
-				e = overlay.BatchEntry{Raw: raw, Expires: rec.Expires, ID: rec.ID}
-				if m.records[rec.ID] == nil {
-					m.records[rec.ID] = rec
-					event.New = append(event.New, rec)
-				}
-			default:
-				e = overlay.BatchEntry{Expires: e.Expires, ID: e.ID, Why: overlay.WhyVoid, Void: raw}
-			}
-		}
-		l.entries = append(l.entries, e)
-		l.state.Seq++
-		l.state.Hash = overlay.Chain(l.state.Hash, e.Expires, e.ID)
-		l.state.Dies = max(l.state.Dies, e.Expires)
+// tell makes a commit known. m.commit and m.mu are held; it releases m.mu.
+func (m *Memory) tell(event *overlay.CommitEvent) {
+	for i := range event.Logs {
+		event.Logs[i].Own = event.Logs[i].State.Log == m.own
 	}
-	event.Logs = []overlay.LogCommit{{State: l.state, From: from, Entries: l.entries[from-1 : l.state.Seq : l.state.Seq]}}
+	mesh := m.mesh
 	close(m.changed)
 	m.changed = make(chan struct{})
-	return event
+	m.mu.Unlock()
+	if len(event.Logs)+len(event.New)+len(event.Gone)+len(event.Dropped) > 0 {
+		mesh.Committed(event)
+	}
 }
 
 // Logs implements gossip.Replica.
@@ -156,7 +130,8 @@ func (m *Memory) Logs() []overlay.LogState {
 	defer m.mu.Unlock()
 	var all []overlay.LogState
 	for _, l := range m.logs {
-		all = append(all, l.state)
+		l.expire(uint64(m.Now().UnixMilli()))
+		all = append(all, l.published())
 	}
 	return all
 }
@@ -173,26 +148,24 @@ func (m *Memory) Apply(ctx context.Context, run overlay.LogRun) (overlay.LogStat
 		defer m.mu.Unlock()
 		return overlay.LogState{}, err
 	}
+	if run.State.Log == m.own || run.From == 0 {
+		defer m.mu.Unlock()
+		return overlay.LogState{}, fmt.Errorf("log %s is written here, or a run from entry 0", run.State.Log)
+	}
 	l := m.logs[run.State.Log]
 	if l == nil {
-		l = &memoryLog{state: run.State}
-		l.state.Seq, l.state.Hash, l.state.Dies = 0, overlay.ChainStart(run.State.Log), 0
+		l = newMemoryLog(run.State.Log, run.State.Pillar, run.State.Nonce)
+	}
+	event, err := m.takeRun(l, &run)
+	if err != nil {
+		defer m.mu.Unlock()
+		return overlay.LogState{}, err
+	}
+	if len(l.parts) > 1 || l.state.Seq > 0 {
 		m.logs[run.State.Log] = l
 	}
-	if run.From > l.state.Seq+1 {
-		defer m.mu.Unlock()
-		return overlay.LogState{}, fmt.Errorf("run starts at %d, the prefix ends at %d", run.From, l.state.Seq)
-	}
-	skip := l.state.Seq + 1 - run.From
-	if skip >= uint64(len(run.Entries)) {
-		defer m.mu.Unlock()
-		return l.state, nil
-	}
-	l.state.Head = run.State.Head
-	event := m.append(l, run.Entries[skip:])
-	state, mesh := l.state, m.mesh
-	m.mu.Unlock()
-	mesh.Committed(event)
+	state := l.published()
+	m.tell(event)
 	return state, nil
 }
 
@@ -201,14 +174,19 @@ func (m *Memory) Read(log overlay.LogID, from uint64, limit int) ([]overlay.Batc
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l := m.logs[log]
-	if l == nil || from == 0 || from > l.state.Seq {
+	if l == nil || from == 0 {
 		return nil, nil
 	}
-	var out []overlay.BatchEntry
-	for size := 0; from <= l.state.Seq && (size < limit || len(out) == 0); from++ {
-		e := l.entries[from-1]
-		out = append(out, e)
-		size += len(e.Raw) + len(e.Void) + 56
+	out := l.read(from, limit)
+	for i := range out {
+		// A record that came later than its entry.
+		if e := &out[i]; e.Raw == nil && e.Why != overlay.WhyGone && e.Why != overlay.WhyVoid {
+			if rec := m.records[e.ID]; rec != nil {
+				e.Raw, e.Why = rec.Raw, overlay.WhyNone
+			} else if e.Why == overlay.WhyNone {
+				e.Why = overlay.WhyTrimmed
+			}
+		}
 	}
 	return out, nil
 }
@@ -217,15 +195,12 @@ func (m *Memory) Read(log overlay.LogID, from uint64, limit int) ([]overlay.Batc
 func (m *Memory) Links(log overlay.LogID, from, to uint64) ([]overlay.LogEntry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	l := m.logs[log]
-	if l == nil || from == 0 || to > l.state.Seq {
-		return nil, fmt.Errorf("entries %d to %d of log %s are not held", from, to, log)
+	if l := m.logs[log]; l != nil && from > 0 && from <= to {
+		if links := l.links(from, to); uint64(len(links)) == to-from+1 {
+			return links, nil
+		}
 	}
-	var links []overlay.LogEntry
-	for _, e := range l.entries[from-1 : to] {
-		links = append(links, overlay.LogEntry{Expires: e.Expires, ID: e.ID, Why: e.Why})
-	}
-	return links, nil
+	return nil, fmt.Errorf("entries %d to %d of log %s are not held one by one", from, to, log)
 }
 
 // Drop implements gossip.Replica.
@@ -244,9 +219,7 @@ func (m *Memory) Drop(_ context.Context, logs ...overlay.LogID) error {
 		}
 		event.Dropped = append(event.Dropped, log)
 	}
-	mesh := m.mesh
-	m.mu.Unlock()
-	mesh.Committed(event)
+	m.tell(event)
 	return nil
 }
 
@@ -265,22 +238,62 @@ func (m *Memory) Take(ctx context.Context, _ overlay.Via, raws [][]byte) ([]bool
 	event := &overlay.CommitEvent{Time: m.Now()}
 	taken := make([]bool, len(raws))
 	for i, raw := range raws {
-		rec, err := m.verifier.Parse(raw)
-		if err == nil {
-			err = m.verifier.VerifyOne(rec)
-		}
+		rec, err := m.verify(raw)
 		if err != nil || rec.Expires <= uint64(event.Time.UnixMilli()) || rec.Kind == overlay.KindPillar || rec.Kind == overlay.KindRevocation {
 			continue
 		}
-		if taken[i] = true; m.records[rec.ID] == nil {
-			m.records[rec.ID] = rec
-			event.New = append(event.New, rec)
+		taken[i] = true
+		m.keep(event, rec)
+	}
+	m.fill(event)
+	m.tell(event)
+	return taken, nil
+}
+
+// Lose has records vanish, as a scrub that finds them deleted by hand says it.
+func (m *Memory) Lose(ids ...overlay.RecordID) {
+	m.commit.Lock()
+	defer m.commit.Unlock()
+	m.mu.Lock()
+	event := &overlay.CommitEvent{Time: m.Now()}
+	for _, id := range ids {
+		if rec := m.records[id]; rec != nil {
+			delete(m.records, id)
+			event.Gone = append(event.Gone, overlay.RecordStub{ID: id, Created: rec.Created, Expires: rec.Expires})
 		}
 	}
-	mesh := m.mesh
-	m.mu.Unlock()
-	mesh.Committed(event)
-	return taken, nil
+	for _, l := range m.logs {
+		if l.lose(m.records, uint64(event.Time.UnixMilli())) {
+			event.Logs = append(event.Logs, overlay.LogCommit{State: l.published(), Rewritten: true})
+		}
+	}
+	m.tell(event)
+}
+
+// Rewind has the prefix of a log end before entry seq, as a scrub that finds a
+// hole there says it.
+func (m *Memory) Rewind(log overlay.LogID, seq uint64) {
+	m.commit.Lock()
+	defer m.commit.Unlock()
+	m.mu.Lock()
+	event := &overlay.CommitEvent{Time: m.Now()}
+	if l := m.logs[log]; l != nil && seq > 0 && seq <= l.state.Seq {
+		l.parts[0].places = l.parts[0].slice(1, seq-1, overlay.Hash{})
+		l.lacks = slices.DeleteFunc(slices.Clone(l.lacks), func(k overlay.Lack) bool { return k.Seq >= seq && k.Seq <= l.state.Seq })
+		l.settle()
+		event.Logs = []overlay.LogCommit{{State: l.published(), Rewritten: true}}
+	}
+	m.tell(event)
+}
+
+// Trim replaces the entries from..to of a log, which lie in one run of it, by
+// the run of gone entries that they are once they are expired.
+func (m *Memory) Trim(log overlay.LogID, from, to uint64) {
+	m.commit.Lock()
+	defer m.commit.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.logs[log].trim(from, to)
 }
 
 // Near implements gossip.Records.
@@ -331,13 +344,15 @@ func (m *Memory) Wait(ctx context.Context, cond func() bool) error {
 	}
 }
 
-// Vector is the prefix held of every log.
+// Vector is what may be promised of every log's prefix.
 func (m *Memory) Vector() overlay.Vector {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var v overlay.Vector
 	for _, l := range m.logs {
-		v = append(v, l.state.Position)
+		s := l.published()
+		told, _ := s.Told()
+		v = append(v, told)
 	}
 	v.Sort()
 	return v

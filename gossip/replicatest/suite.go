@@ -32,7 +32,17 @@ func Run(t *testing.T, open func(t *testing.T, mesh overlay.Mesh) Subject) {
 	}{
 		{"apply", testApply},
 		{"apply again", testApplyAgain},
-		{"apply above the prefix", testApplyAbove},
+		{"islands", testIslands},
+		{"island limit", testIslandLimit},
+		{"conflicts", testConflict},
+		{"gone runs", testGone},
+		{"lacks", testLacks},
+		{"lack limit", testLackLimit},
+		{"void bytes", testVoidBytes},
+		{"drop", testDropLog},
+		{"drop the own log", testDropOwn},
+		{"take", testTake},
+		{"near", testNear},
 		{"void entries", testVoid},
 		{"bodiless entries", testBodiless},
 		{"submit", testSubmit},
@@ -163,17 +173,6 @@ func testApplyAgain(t *testing.T, s Subject, m *recorder) {
 	}
 	if _, _, fresh := m.runOf(t, l.ID); fresh != 10 {
 		t.Fatalf("%d new records, want 10", fresh)
-	}
-}
-
-func testApplyAbove(t *testing.T, s Subject, _ *recorder) {
-	l := foreign(t, s, 10)
-	apply(t, s, l.Run(1, 3))
-	if _, err := s.Replica.Apply(t.Context(), l.Run(5, 10)); err == nil {
-		t.Fatal("a run above the prefix was applied")
-	}
-	if st := apply(t, s, l.Run(4, 10)); st.Position != l.Position() {
-		t.Fatalf("state %+v, want %+v", st.Position, l.Position())
 	}
 }
 
