@@ -62,10 +62,7 @@ type Lack struct {
 // one), and the runs above it without any, at most MaxIslands of them, the
 // lowest first.
 func (s *LogState) Told() (Position, []Span) {
-	told := s.Position
-	if len(s.Lacks) > 0 && s.Lacks[0].Seq <= s.Seq {
-		told.Seq, told.Hash = s.Lacks[0].Seq-1, s.Lacks[0].Before
-	}
+	told := s.toldPrefix()
 	var spans []Span
 	cut := func(from, to uint64) {
 		i, _ := slices.BinarySearchFunc(s.Lacks, from, func(l Lack, seq uint64) int {
@@ -94,6 +91,15 @@ func (s *LogState) Told() (Position, []Span) {
 		cut(i.After.Seq+1, i.End.Seq)
 	}
 	return told, spans
+}
+
+// toldPrefix is the first half of Told.
+func (s *LogState) toldPrefix() Position {
+	told := s.Position
+	if len(s.Lacks) > 0 && s.Lacks[0].Seq <= s.Seq {
+		told.Seq, told.Hash = s.Lacks[0].Seq-1, s.Lacks[0].Before
+	}
+	return told
 }
 
 // Holds reports whether an entry is held for the chain: in the prefix or an

@@ -240,8 +240,29 @@ func (p *Pillar) load() error {
 	if err = errors.Join(err, bad); err != nil {
 		return err
 	}
+	if err := p.loadLacks(view); err != nil {
+		return err
+	}
 	p.local = view.LastLocal()
 	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now()), p.mailboxes.load(view))
+}
+
+// loadLacks adds the lacks to the states that were loaded. Those of no entry
+// that is held are left to the scrub.
+func (p *Pillar) loadLacks(view View) error {
+	var bad error
+	err := view.Values(lackPrefix, func(key string, data []byte) bool {
+		log, lack, err := decodeLack(key, data)
+		if err != nil {
+			bad = fmt.Errorf("lack of a log: %w", err)
+			return false
+		}
+		if s := p.logs[log]; s != nil && s.Holds(lack.Seq) && len(s.Lacks) < MaxLacks {
+			s.Lacks = append(s.Lacks, lack)
+		}
+		return true
+	})
+	return errors.Join(err, bad)
 }
 
 // Run serves until ctx ends, then ends all sessions, commits what was accepted
@@ -295,6 +316,7 @@ func (p *Pillar) tickLoop(ctx context.Context) {
 		if n%cursorSeconds == 0 {
 			p.handOverCursors()
 			p.checkClock()
+			p.lapse(ctx)
 		}
 		if n%10 == 0 {
 			if err := p.renewRecord(false); err != nil {
@@ -316,7 +338,7 @@ func (p *Pillar) saveNow(ctx context.Context) {
 	if values = append(values, p.rosterLocals()...); len(values) == 0 {
 		return
 	}
-	if err := p.commitValues(ctx, values, nil); err != nil && ctx.Err() == nil {
+	if err := p.commitValues(ctx, values); err != nil && ctx.Err() == nil {
 		p.log.Warn("values not saved", "err", err)
 	}
 }
@@ -363,7 +385,7 @@ func (p *Pillar) Status() PillarSelfStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if own := p.logs[p.ownLog]; own != nil {
-		st.Log = own.Position
+		st.Log, _ = own.Told()
 	}
 	for _, sessions := range p.live {
 		st.NodesConnected += len(sessions)

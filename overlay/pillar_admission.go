@@ -258,7 +258,7 @@ func (p *Pillar) Allow(a identity.AccountID) error {
 	if _, err := identity.AccountFromBytes([]byte(a)); err != nil {
 		return Refuse(CodeBadRequest, "%v", err)
 	}
-	err := p.commitValues(context.Background(), []Value{{Key: allowPrefix + string(a), Data: []byte{1}}}, nil)
+	err := p.commitValues(context.Background(), []Value{{Key: allowPrefix + string(a), Data: []byte{1}}})
 	if err != nil {
 		return fmt.Errorf("allow account: %w", err)
 	}

@@ -24,12 +24,14 @@ var errPillarEnded = errors.New("the pillar is stopping")
 // commitJob is something to be made durable. Exactly what is set is done.
 type commitJob struct {
 	chunk *chunk       // submissions, once verified
-	run   *followedRun // a run of a followed log
+	run   *followedRun // a run of somebody else's log
 	// arrivals are verified records that came by no log, but by via.
 	arrivals []*Record
 	via      Via
 	values   []Value
-	drop     []LogID // dead logs
+	drop     []LogID // logs to be forgotten
+	dead     uint64  // not zero: only if they are still dead at that time, Unix ms
+	lapse    uint64  // not zero: lacks that are expired at that time are none any more
 	// done, of capacity 1, gets the result. Without it the chunk is given back
 	// by the committer.
 	done chan error
@@ -58,8 +60,8 @@ func (p *Pillar) commit(ctx context.Context, job commitJob) error {
 	}
 }
 
-func (p *Pillar) commitValues(ctx context.Context, values []Value, drop []LogID) error {
-	return p.commit(ctx, commitJob{values: values, drop: drop, done: make(chan error, 1)})
+func (p *Pillar) commitValues(ctx context.Context, values []Value) error {
+	return p.commit(ctx, commitJob{values: values, done: make(chan error, 1)})
 }
 
 // committer makes group commits. Only its goroutine touches it.
@@ -80,6 +82,13 @@ type committer struct {
 	own    LogCommit
 	event  []LogCommit // of followed logs
 
+	// lacking finds the lacks of all logs by the record they lack. filled are
+	// those that the commit ends, ended the same once the states are settled.
+	lacking map[RecordID][]Dot
+	filled  []Dot
+	ended   []endedLack
+	dropped []LogID
+
 	accounts []*Record // account records that were new in it
 
 	// later are dots of records that had another one in the same commit.
@@ -95,8 +104,9 @@ type committer struct {
 
 // commitLoop is step 4. It ends when quit is closed and nothing waits.
 func (p *Pillar) commitLoop() {
-	c := &committer{p: p, batch: map[RecordID]int{}, states: map[LogID]*LogState{},
+	c := &committer{p: p, batch: map[RecordID]int{}, states: map[LogID]*LogState{}, lacking: map[RecordID][]Dot{},
 		recent: map[RecordID]Dot{}, local: p.local, floor: p.local, olderEnds: p.local}
+	c.loadLacks()
 	for c.wait() {
 		for c.weight < commitRecords && c.bytes < commitBytes && c.more() {
 			c.take()
@@ -140,7 +150,7 @@ func (c *committer) more() bool {
 		}
 	}
 	if c.head.chunk == nil {
-		return true
+		return c.fits(c.head)
 	}
 	select {
 	case <-c.head.chunk.done:
@@ -159,7 +169,8 @@ func (c *committer) begin() {
 	c.jobs, c.errs, c.recs, c.order = c.jobs[:0], c.errs[:0], c.recs[:0], c.order[:0]
 	c.weight, c.bytes = 0, 0
 	c.commit = Commit{Time: c.p.cfg.Now(), Records: c.commit.Records[:0]}
-	c.own, c.event = LogCommit{}, nil
+	c.own, c.event, c.dropped = LogCommit{}, nil, nil
+	c.filled, c.ended = c.filled[:0], c.ended[:0]
 	for i := range c.later {
 		c.arrive(&c.later[i], nil)
 	}
@@ -189,7 +200,10 @@ func (c *committer) take() {
 	}
 	if err == nil {
 		c.commit.Values = append(c.commit.Values, job.values...)
-		c.takeDrops(job.drop)
+		c.takeDrops(job.drop, job.dead)
+		if job.lapse > 0 {
+			c.lapse(job.lapse)
+		}
 		c.weight++
 	}
 	c.jobs = append(c.jobs, job)
@@ -202,6 +216,14 @@ func (c *committer) arrive(a *Arrival, rec *Record) bool {
 		return false
 	}
 	c.batch[a.ID] = len(c.commit.Records)
+	if len(c.lacking) > 0 && rec != nil {
+		if dots := c.lacking[a.ID]; len(dots) > 0 {
+			c.filled = append(c.filled, dots...)
+			if a.Dot == (Dot{}) {
+				a.Dot = dots[0] // its place was known before it came
+			}
+		}
+	}
 	c.commit.Records = append(c.commit.Records, *a)
 	c.recs = append(c.recs, rec)
 	c.weight++
@@ -313,80 +335,10 @@ func (c *committer) findRecent(ch *chunk) error {
 	return nil
 }
 
-// takeRun appends a run to its log.
-func (c *committer) takeRun(run *followedRun) error {
-	s := c.state(run.state.Log)
-	if s == nil {
-		s = &LogState{Pillar: run.state.Pillar, Nonce: run.state.Nonce,
-			Position: Position{Log: run.state.Log, Hash: ChainStart(run.state.Log)}}
-	}
-	if run.from > s.Seq+1 {
-		return fmt.Errorf("%w: a run from entry %d of log %s, which is held up to %d", ErrGap, run.from, s.Log, s.Seq)
-	}
-	if slices.Contains(c.commit.DropLog, s.Log) {
-		return fmt.Errorf("log %s is dead", s.Log)
-	}
-	next := *s
-	entries := run.entries[min(s.Seq+1-run.from, uint64(len(run.entries))):]
-	appended := make([]LogEntry, len(entries))
-	for i := range entries {
-		e := &entries[i]
-		appended[i] = e.LogEntry
-		next.Seq++
-		next.Hash = Chain(next.Hash, e.Expires, e.ID)
-		next.Dies = max(next.Dies, e.Expires)
-	}
-	if h := run.state.Head; h != nil {
-		if next.Seq == h.Seq && next.Hash != h.Hash {
-			return fmt.Errorf("%w: log %s up to entry %d", ErrChain, s.Log, h.Seq)
-		}
-		if next.Head == nil || h.Seq > next.Head.Seq {
-			next.Head = h
-		}
-	}
-	if len(entries) == 0 && next.Head == s.Head {
-		run.result = next
-		return nil
-	}
-	c.setState(&next)
-	run.result = next
-	if len(entries) == 0 {
-		return nil
-	}
-	c.commit.Logs = append(c.commit.Logs, LogAppend{Log: s.Log, From: s.Seq + 1, Entries: appended})
-	event := make([]BatchEntry, len(entries))
-	for i := range entries {
-		e := &entries[i]
-		event[i] = BatchEntry{Expires: e.Expires, ID: e.ID, Why: e.Why}
-		if e.rec == nil {
-			c.weight++
-			continue
-		}
-		event[i].Raw = e.rec.Raw
-		a := Arrival{ID: e.ID, Created: e.rec.Created, Expires: e.rec.Expires, Raw: e.rec.Raw,
-			Boxes: BoxesOf(e.rec), Dot: Dot{s.Log, s.Seq + 1 + uint64(i)}, Via: ViaFollow}
-		if !c.arrive(&a, e.rec) && len(c.later) < commitRecords {
-			a.Raw, a.Boxes = nil, nil // the store has it by then
-			c.later = append(c.later, a)
-		}
-	}
-	c.event = append(c.event, LogCommit{State: next, From: s.Seq + 1, Entries: event})
-	return nil
-}
-
-// takeDrops removes logs that are dead, unless something was just appended.
-func (c *committer) takeDrops(drop []LogID) {
-	for _, log := range drop {
-		if c.states[log] == nil {
-			c.commit.DropLog = append(c.commit.DropLog, log)
-			c.commit.Values = append(c.commit.Values, Value{Key: logStatePrefix + string(log[:])})
-		}
-	}
-}
-
 // write makes the commit and tells everybody.
 func (c *committer) write() {
 	p := c.p
+	c.settleLacks()
 	if n := len(c.own.Entries); n > 0 {
 		c.own.Own, c.own.State = true, *c.states[p.ownLog]
 		entries := make([]LogEntry, n)
@@ -394,6 +346,11 @@ func (c *committer) write() {
 			entries[i] = LogEntry{Expires: c.own.Entries[i].Expires, ID: c.own.Entries[i].ID}
 		}
 		c.commit.Logs = append(c.commit.Logs, LogAppend{Log: p.ownLog, From: c.own.From, Entries: entries})
+	}
+	for i := range c.jobs {
+		if run := c.jobs[i].run; run != nil && c.states[run.state.Log] != nil {
+			run.result = *c.states[run.state.Log]
+		}
 	}
 	for _, log := range c.order {
 		s := c.states[log]
@@ -433,19 +390,12 @@ func (c *committer) fail(err error) {
 // the pillar says of itself and reaches the mesh and connected recipients.
 func (c *committer) publish(done *Committed) {
 	p := c.p
-	event := &CommitEvent{Time: c.commit.Time, Logs: c.event, Dropped: slices.Clone(c.commit.DropLog)}
+	event := &CommitEvent{Time: c.commit.Time, Logs: c.event, Dropped: c.dropped}
 	if len(c.own.Entries) > 0 {
 		event.Logs = append(event.Logs, c.own)
 	}
 	p.mu.Lock()
-	for log, s := range c.states {
-		p.logs[log] = s
-		p.grown[log] = uint64(max(0, c.commit.Time.UnixMilli()))
-	}
-	for _, log := range c.commit.DropLog {
-		delete(p.logs, log)
-		delete(p.grown, log)
-	}
+	c.publishLogs()
 	var woken []*pillarSession
 	for i, rec := range c.recs {
 		if !done.New[i] || rec == nil {

@@ -30,7 +30,7 @@ type copiesState struct {
 
 	mu      sync.Mutex
 	log     LogID     // which durable is about
-	durable []Durable // as told last
+	durable []Durable // as told last: ascending and disjoint, Copies in no order
 	waiting map[*pillarSession]struct{}
 	fresh   []copiesAsk // not asked yet
 	again   []copiesAsk // asked, and not held by enough
@@ -41,12 +41,12 @@ type copiesState struct {
 type sessionWaits struct {
 	log  LogID
 	list []copiesWait
-	told [maxLevel + 1]uint64 // told[c]: up to here the session was told of c copies
 }
 
 type copiesWait struct {
 	seq  uint64
-	want uint64
+	want uint8 // at most maxLevel
+	told uint8 // copies that the session knows of
 }
 
 // maxLevel is the highest number of copies that watermarks tell of.
@@ -67,8 +67,8 @@ func (c *copiesState) init() {
 	c.waiting = map[*pillarSession]struct{}{}
 }
 
-// Acked implements gossip.Replica: it tells how far the own log is durable at
-// other pillars. It does not block.
+// Acked implements gossip.Replica: it tells which parts of the own log are
+// durable at other pillars. It does not block.
 func (p *Pillar) Acked(log LogID, durable []Durable) {
 	c := &p.copies
 	c.mu.Lock()
@@ -88,15 +88,14 @@ func signal(c chan struct{}) {
 // of returns on how many pillars dot is known to be, this one included. c.mu
 // is held.
 func (c *copiesState) of(dot Dot) uint64 {
-	n := 0
-	if dot.Log == c.log {
-		for _, d := range c.durable {
-			if d.From <= dot.Seq && dot.Seq <= d.To {
-				n = d.Copies
-			}
-		}
+	if dot.Log != c.log {
+		return 1
 	}
-	return 1 + uint64(max(0, n))
+	i := sort.Search(len(c.durable), func(i int) bool { return c.durable[i].To >= dot.Seq })
+	if i == len(c.durable) || c.durable[i].From > dot.Seq {
+		return 1
+	}
+	return 1 + uint64(max(0, c.durable[i].Copies))
 }
 
 // answer queues the answer to a submission that is stored at dot, and
@@ -166,7 +165,7 @@ func (c *copiesState) answerLocked(sub *submission, dot Dot, ref Ref, own LogID)
 		return false
 	}
 	if dot.Log == own {
-		c.await(s, dot, want)
+		c.await(s, dot, want, copies)
 		return false
 	}
 	if len(c.fresh)+len(c.again) >= maxAsks {
@@ -176,29 +175,25 @@ func (c *copiesState) answerLocked(sub *submission, dot Dot, ref Ref, own LogID)
 	return true
 }
 
-// await remembers that a session wants more copies of a dot in the own log.
-// c.mu is held.
-func (c *copiesState) await(s *pillarSession, dot Dot, want uint64) {
+// await remembers that a session, which was told of copies of a dot in the own
+// log, wants more. c.mu is held.
+func (c *copiesState) await(s *pillarSession, dot Dot, want, copies uint64) {
+	wait := copiesWait{dot.Seq, uint8(want), uint8(copies)}
 	w := &s.waits
 	if w.log != dot.Log {
 		*w = sessionWaits{log: dot.Log}
 	}
 	if n := len(w.list); n > 0 && w.list[n-1].seq >= dot.Seq {
 		// A duplicate of an older one: it is told as if it were new.
-		w.told = [maxLevel + 1]uint64{}
-		i := 0
-		for i < n && w.list[i].seq < dot.Seq {
-			i++
-		}
+		i := w.from(dot.Seq)
 		if w.list[i].seq == dot.Seq {
-			w.list[i].want = max(w.list[i].want, want)
+			wait.want = max(wait.want, w.list[i].want)
+			w.list[i] = wait
 			return
 		}
-		w.list = append(w.list, copiesWait{})
-		copy(w.list[i+1:], w.list[i:])
-		w.list[i] = copiesWait{dot.Seq, want}
+		w.list = slices.Insert(w.list, i, wait)
 	} else {
-		w.list = append(w.list, copiesWait{dot.Seq, want})
+		w.list = append(w.list, wait)
 	}
 	if len(w.list) > maxWaits {
 		w.list = append(w.list[:0], w.list[len(w.list)-maxWaits/2:]...)
@@ -260,57 +255,56 @@ func (p *Pillar) tellWaiting() {
 		if s.waits.log != c.log {
 			continue
 		}
-		for _, d := range c.durable {
-			copies := min(uint64(max(0, d.Copies))+1, maxLevel)
-			if copies < 2 {
-				continue
-			}
-			s.waits.tell(s, d.To, copies)
-		}
-		if s.waits.prune(c, living); len(s.waits.list) == 0 {
+		s.waits.tell(s, c.durable, living)
+		if len(s.waits.list) == 0 {
 			delete(c.waiting, s)
 		}
 	}
 }
 
-// tell sends a watermark if it says something new about what waits. The
-// Pillar's copies.mu is held.
-func (w *sessionWaits) tell(s *pillarSession, to, copies uint64) {
-	if to <= w.told[copies] {
-		return
+// tell sends what durable says that is new about what waits, a watermark for
+// each range, and forgets what has the copies it wanted, or as many as there
+// are pillars. It looks at nothing above the last range, where nobody has
+// anything. The Pillar's copies.mu is held.
+func (w *sessionWaits) tell(s *pillarSession, durable []Durable, living uint64) {
+	kept, i := 0, 0
+	for _, d := range durable {
+		copies := uint8(min(uint64(max(0, d.Copies))+1, maxLevel))
+		if j := w.from(d.From); j > i {
+			kept += copy(w.list[kept:], w.list[i:j])
+			i = j
+		}
+		first := uint64(0) // that learns something
+		for ; i < len(w.list) && w.list[i].seq <= d.To; i++ {
+			x := w.list[i]
+			if x.told < copies {
+				if x.told = copies; first == 0 {
+					first = x.seq
+				}
+			}
+			if uint64(copies) < min(uint64(x.want), living) {
+				w.list[kept] = x
+				kept++
+			}
+		}
+		if first > 0 {
+			s.mark(Watermark{Log: w.log, From: first, To: d.To, Copies: uint64(copies)})
+		}
+		if i == len(w.list) {
+			break
+		}
 	}
-	i := w.after(w.told[copies])
-	if i == len(w.list) || w.list[i].seq > to {
-		return
-	}
-	w.told[copies] = to
-	s.mark(Watermark{Log: w.log, From: w.list[i].seq, To: to, Copies: copies})
-}
-
-// after returns the index of the first wait above seq.
-func (w *sessionWaits) after(seq uint64) int {
-	return sort.Search(len(w.list), func(i int) bool { return w.list[i].seq > seq })
-}
-
-// prune forgets what has the copies it wanted, or as many as there are pillars.
-// c.mu is held.
-func (w *sessionWaits) prune(c *copiesState, living uint64) {
-	top := uint64(0)
-	for _, d := range c.durable {
-		top = max(top, d.To)
-	}
-	i := w.after(top) // from there on nobody has anything
-	kept := slices.DeleteFunc(w.list[:i:i], func(x copiesWait) bool {
-		return c.of(Dot{w.log, x.seq}) >= min(x.want, living)
-	})
-	if len(kept) == 0 {
-		w.list = w.list[i:]
-	} else if len(kept) < i {
-		w.list = append(kept, w.list[i:]...)
+	if kept < i {
+		w.list = append(w.list[:kept], w.list[i:]...)
 	}
 	if len(w.list) == 0 {
 		w.list = nil
 	}
+}
+
+// from returns the index of the first wait at or after seq.
+func (w *sessionWaits) from(seq uint64) int {
+	return sort.Search(len(w.list), func(i int) bool { return w.list[i].seq >= seq })
 }
 
 // mark queues a watermark.

@@ -1,6 +1,9 @@
 package overlay
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // Records are hidden once they are expired, by every read. Their bytes go with
 // their whole expiry day, a day after its end, while the clock is confirmed.
@@ -23,7 +26,7 @@ func (p *Pillar) expire(ctx context.Context) {
 	var dead []LogID
 	p.mu.Lock()
 	for log, s := range p.logs {
-		if s.Dies+deadLogKept <= now && p.grown[log]+deadLogKept <= now {
+		if p.deadLocked(s, now) {
 			dead = append(dead, log)
 		}
 	}
@@ -31,8 +34,34 @@ func (p *Pillar) expire(ctx context.Context) {
 	if len(dead) == 0 {
 		return
 	}
-	if err := p.commitValues(ctx, nil, dead); err != nil && ctx.Err() == nil {
+	err := p.commit(ctx, commitJob{drop: dead, dead: now, done: make(chan error, 1)})
+	if err != nil && ctx.Err() == nil {
 		p.log.Warn("dead logs not deleted", "err", err)
+	}
+}
+
+// deadLocked reports whether nothing of a log is of use at now. p.mu is held.
+func (p *Pillar) deadLocked(s *LogState, now uint64) bool {
+	return s.Dies+deadLogKept <= now && p.grown[s.Log]+deadLogKept <= now
+}
+
+// lapse has lacks forgotten whose records are expired.
+func (p *Pillar) lapse(ctx context.Context) {
+	if p.failure() != nil || !p.clock.mayDelete() {
+		return
+	}
+	now, due := p.now(), false
+	p.mu.Lock()
+	for _, s := range p.logs {
+		due = due || slices.ContainsFunc(s.Lacks, func(l Lack) bool { return l.Expires <= now })
+	}
+	p.mu.Unlock()
+	if !due {
+		return
+	}
+	err := p.commit(ctx, commitJob{lapse: now, done: make(chan error, 1)})
+	if err != nil && ctx.Err() == nil {
+		p.log.Warn("expired lacks not forgotten", "err", err)
 	}
 }
 

@@ -103,18 +103,16 @@ const maxWatchedPushes = 1024
 // resume begins to read a box.
 func (s *pillarSession) resume(m *Resume) *Error {
 	p := s.p
-	d := boxDrain{box: Directory, cursor: m.Cursor}
+	// The vector is taken before the snapshot, so that everything it covers is in
+	// there.
+	d := boxDrain{box: Directory}
+	d.vector, d.cursor = p.vouched(m.Cursor)
 	if m.Box == BoxMail {
 		d.box = Mailbox(s.account)
 	}
 	view := p.cfg.Store.View()
 	defer view.Close()
 	d.end = view.LastLocal()
-	var err error
-	if d.vector, err = vectorOf(view, p.now()); err != nil {
-		p.log.Error("logs not read", "err", err)
-		return errReading
-	}
 	s.mu.Lock()
 	if m.Box == BoxMail {
 		s.mail = delivery{mode: deliverPages, live: m.Live, watched: s.mail.watched}
@@ -123,29 +121,32 @@ func (s *pillarSession) resume(m *Resume) *Error {
 	return s.page(view, m.Box, &d)
 }
 
-// vectorOf returns the positions of the living logs in a snapshot.
-func vectorOf(view View, now uint64) (Vector, error) {
-	var v Vector
-	var bad error
-	err := view.Values(logStatePrefix, func(_ string, data []byte) bool {
-		s, err := DecodeLogState(data)
-		if err != nil {
-			bad = err
-			return false
+// vouched returns the pillar's vector and what counts of a cursor: positions in
+// logs that are held here, on the chain that is held as far as that shows. A log
+// that was dropped, for a fork or because it died, covers nothing any more: what
+// a device read of another history of it must not hide what is here.
+func (p *Pillar) vouched(cursor Vector) (vector, counts Vector) {
+	now := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	counts = make(Vector, 0, len(cursor))
+	for _, pos := range cursor {
+		if s := p.logs[pos.Log]; s != nil && !s.denies(Mark{pos.Seq, pos.Hash}) {
+			counts = append(counts, pos)
 		}
-		if s.Seq > 0 && s.Dies > now {
-			v = append(v, s.Position)
+	}
+	return p.vectorLocked(now), counts
+}
+
+// denies reports whether the log is known not to pass through m.
+func (s *LogState) denies(m Mark) bool {
+	differs := func(x Mark) bool { return x.Seq == m.Seq && x.Hash != m.Hash }
+	for _, i := range s.Islands {
+		if differs(i.After) || differs(i.End) {
+			return true
 		}
-		return true
-	})
-	if err == nil {
-		err = bad
 	}
-	if len(v) > MaxVector {
-		v = v[:MaxVector]
-	}
-	v.Sort()
-	return v, err
+	return differs(Mark{s.Seq, s.Hash})
 }
 
 // page reads and queues the next page of a drain, which is stored as the
@@ -495,13 +496,16 @@ func (p *Pillar) handOverCursors() {
 	}
 }
 
-// vectorLocked returns the positions of the living logs as published. p.mu is
-// held.
+// vectorLocked returns what may be promised of the living logs as published.
+// p.mu is held.
 func (p *Pillar) vectorLocked(now uint64) Vector {
 	v := make(Vector, 0, len(p.logs))
 	for _, s := range p.logs {
-		if s.Seq > 0 && s.Dies > now {
-			v = append(v, s.Position)
+		if s.Dies <= now {
+			continue
+		}
+		if told := s.toldPrefix(); told.Seq > 0 {
+			v = append(v, told)
 		}
 	}
 	v.Sort()

@@ -20,6 +20,7 @@ type pillarMetrics struct {
 	void        prometheus.Counter
 	droppedDays prometheus.Counter
 	watermarks  prometheus.Counter
+	lacks       prometheus.Gauge
 }
 
 func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
@@ -43,6 +44,8 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		void:        pillarMetric(reg, prometheus.NewCounter(counter("void_total", "Log entries of other pillars that are no valid records."))),
 		droppedDays: pillarMetric(reg, prometheus.NewCounter(counter("expired_dropped_days", "Expiry days whose records were deleted."))),
 		watermarks:  pillarMetric(reg, prometheus.NewCounter(counter("watermarks_total", "Watermarks sent."))),
+		lacks: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "obelisk_overlay_lacks", Help: "Records that entries of logs name and that are missing here."})),
 	}
 	m.stored = m.submissions.WithLabelValues("stored")
 	m.duplicate = m.submissions.WithLabelValues("duplicate")

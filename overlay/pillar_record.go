@@ -137,7 +137,7 @@ func (p *Pillar) rosterNewsOut(ctx context.Context) {
 			}
 		}
 		news = news[n:]
-		if err := p.commitValues(ctx, values, nil); err != nil && ctx.Err() == nil {
+		if err := p.commitValues(ctx, values); err != nil && ctx.Err() == nil {
 			p.log.Warn("roster not saved", "err", err)
 		}
 		p.tellAll(msg)

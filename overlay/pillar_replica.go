@@ -3,31 +3,13 @@ package overlay
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/obelisk-network/obelisk/identity"
-	"github.com/obelisk-network/obelisk/internal/canon"
 )
 
 // What replication asks of a pillar: it implements gossip.Replica,
 // gossip.Records and gossip.Notes.
-
-// Errors of Apply.
-var (
-	// ErrGap: a run starts above what is held of its log.
-	ErrGap = errors.New("the run leaves a gap")
-	// ErrChain: a run ends at a signed head with another hash than the head's.
-	ErrChain = errors.New("the run does not lead to its signed head")
-	// ErrIslands: the log has MaxIslands islands, and the run would be one more.
-	ErrIslands = errors.New("too many islands")
-	// ErrLacks: the run would leave the log with more than MaxLacks lacks.
-	ErrLacks = errors.New("too many entries without their records")
-	// ErrConflict: the run and what is held of the log cannot be on one chain.
-	ErrConflict = errors.New("the run is another history of the log than the one held")
-)
 
 // notePrefix begins the value keys that are replication's own.
 const notePrefix = "gossip/"
@@ -37,19 +19,6 @@ const (
 	maxNoteKey = 64
 	maxNote    = 64 << 10
 )
-
-// followedRun is a run whose entries were judged.
-type followedRun struct {
-	state   LogState
-	from    uint64
-	entries []runEntry
-	result  LogState // the committer's
-}
-
-type runEntry struct {
-	LogEntry
-	rec *Record // nil if nothing is to be stored
-}
 
 // Logs returns the state of every log held, the own one included, ascending.
 func (p *Pillar) Logs() []LogState {
@@ -73,152 +42,92 @@ func (p *Pillar) held(log LogID) (LogState, bool) {
 	return LogState{}, false
 }
 
-// Apply takes a run of somebody else's log, see gossip.Replica. A full pillar
-// takes none: the error is CodeFull.
-func (p *Pillar) Apply(ctx context.Context, run LogRun) (LogState, error) {
-	log := run.State.Log
-	switch {
-	case p.failure() != nil:
-		return LogState{}, p.failure()
-	case p.disk.full.Load():
-		return LogState{}, errDiskFull
-	case MakeLogID(p.cfg.Network, run.State.Pillar, run.State.Nonce) != log:
-		return LogState{}, fmt.Errorf("log %s is not of pillar %s", log, run.State.Pillar)
-	case run.From == 0:
-		return LogState{}, fmt.Errorf("log %s: entries start at 1", log)
-	}
-	if p.ownLogID() == log {
-		return LogState{}, fmt.Errorf("log %s is written here", log)
-	}
-	state, ok := p.held(log)
-	if run.From > state.Seq+1 {
-		return LogState{}, fmt.Errorf("%w: from entry %d of log %s, which is held up to %d", ErrGap, run.From, log, state.Seq)
-	}
-	skip := min(state.Seq+1-run.From, uint64(len(run.Entries)))
-	if ok && skip == uint64(len(run.Entries)) && (run.State.Head == nil || state.Head != nil && state.Head.Seq >= run.State.Head.Seq) {
-		return state, nil
-	}
-	judged := &followedRun{state: run.State, from: run.From + skip, entries: p.judgeRun(run.Entries[skip:])}
-	err := p.commit(ctx, commitJob{run: judged, done: make(chan error, 1)})
-	if err != nil {
-		return LogState{}, err
-	}
-	return judged.result, nil
-}
-
-// ownLogID returns the log of this run, zero before its first entry.
-func (p *Pillar) ownLogID() LogID {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.ownLog
-}
-
-// judgeRun decides for every entry what is stored of it.
-func (p *Pillar) judgeRun(entries []BatchEntry) []runEntry {
-	now := p.now()
-	confirmed := p.clock.mayDelete() // else what looks expired may live, and others count on it being here
-	p.mu.Lock()
-	dropped := p.dropped
-	p.mu.Unlock()
-	out := make([]runEntry, len(entries))
-	recs := make([]*Record, len(entries))
-	errs := make([]error, len(entries))
-	for i := range entries {
-		e := &entries[i]
-		raw := e.Raw
-		if raw == nil {
-			out[i].LogEntry = LogEntry{Expires: e.Expires, ID: e.ID, Why: e.Why}
-			if raw = e.Void; e.Why != WhyVoid || len(raw) == 0 {
-				continue
-			}
-		}
-		rec, err := p.verifier.Parse(raw)
-		switch {
-		case err != nil && e.Raw != nil:
-			out[i].LogEntry = voidEntry(p.cfg.Network, raw)
-		case err != nil || e.Raw == nil && (rec.ID != e.ID || rec.Expires != e.Expires):
-			// It stays what its holder says: void.
-		case confirmed && rec.Expires <= now || rec.Day() < dropped:
-			out[i].LogEntry = LogEntry{Expires: rec.Expires, ID: rec.ID, Why: WhyExpired}
-		default:
-			out[i].LogEntry = LogEntry{Expires: rec.Expires, ID: rec.ID}
-			recs[i] = rec
-		}
-	}
-	p.verifier.Verify(recs, errs)
-	for i, rec := range recs {
-		switch {
-		case rec == nil:
-		case errs[i] != nil || rec.Kind == KindPillar || rec.Kind == KindRevocation:
-			out[i].Why = WhyVoid
-		default:
-			rec.detach()
-			out[i].rec = rec
-		}
-		if out[i].Why == WhyVoid {
-			p.metrics.void.Inc()
-		}
-	}
-	return out
-}
-
-// voidEntry is the entry of bytes that are no valid record: the ID is of the
-// payload, as if it were one; the expiry is what stands in its place, as far as
-// the payload can be walked. It is what the log's chain was made of.
-func voidEntry(network identity.NetworkID, raw []byte) LogEntry {
-	r := canon.MakeReader(raw)
-	r.Array(2)
-	id := identity.Hash(identity.TagRecordID, network[:], r.Bin(MaxRecord))
-	f, _ := readStored(raw, "")
-	return LogEntry{Expires: f.expires, ID: RecordID(id), Why: WhyVoid}
-}
-
 // Read returns entries of a log from sequence from on, see gossip.Replica.
 func (p *Pillar) Read(log LogID, from uint64, max int) ([]BatchEntry, error) {
-	state, ok := p.held(log)
-	if !ok || from > state.Seq {
-		return nil, nil
+	var before LogState
+	for {
+		state, ok := p.held(log)
+		end, held := state.stretch(from)
+		if !ok || !held {
+			return nil, nil
+		}
+		entries, err := p.read(log, from, end, max)
+		if err != nil || len(entries) > 0 {
+			return entries, err
+		}
+		// It is not there. If that is because the log changed meanwhile, then it
+		// is another state now.
+		if before.Log == log && before.Position == state.Position && slices.Equal(before.Islands, state.Islands) {
+			return nil, fmt.Errorf("read log %s: entry %d is missing", log, from)
+		}
+		before = state
 	}
+}
+
+// stretch returns the end of the prefix or island that holds an entry.
+func (s *LogState) stretch(seq uint64) (end uint64, held bool) {
+	if seq >= 1 && seq <= s.Seq {
+		return s.Seq, true
+	}
+	for _, i := range s.Islands {
+		if seq > i.After.Seq && seq <= i.End.Seq {
+			return i.End.Seq, true
+		}
+	}
+	return 0, false
+}
+
+// read returns entries from..end as far as max bytes and a Batch go; none if
+// the first is not there.
+func (p *Pillar) read(log LogID, from, end uint64, max int) ([]BatchEntry, error) {
 	// A record with its frame is hardly below 256 bytes.
 	limit := min(MaxBatch, 1+max/256)
 	view := p.cfg.Store.View()
 	defer view.Close()
 	var entries []BatchEntry
-	var refs []Ref
 	next := from
 	err := view.Log(log, from, func(seq uint64, e LogEntry) bool {
-		if seq != next || seq > state.Seq {
+		if seq > end || seq != next && e.Why != WhyGone {
 			return false
 		}
-		next++
-		entries = append(entries, BatchEntry{Expires: e.Expires, ID: e.ID, Why: e.Why})
-		refs = append(refs, Ref{ID: e.ID, Day: DayOf(e.Expires)})
+		x := BatchEntry{Expires: e.Expires, ID: e.ID, Why: e.Why}
+		if e.Why == WhyGone {
+			x.Count = seq - next + 1
+		}
+		next = seq + 1
+		entries = append(entries, x)
 		return len(entries) < limit
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read log %s: %w", log, err)
 	}
-	if len(entries) == 0 {
-		return nil, fmt.Errorf("read log %s: entry %d is missing", log, from)
-	}
-	return p.readBodies(view, entries, refs, max)
+	return p.readBodies(view, entries, max)
 }
 
 // readBodies fills in the records as far as max bytes go, and cuts entries
 // there.
-func (p *Pillar) readBodies(view View, entries []BatchEntry, refs []Ref, max int) ([]BatchEntry, error) {
+func (p *Pillar) readBodies(view View, entries []BatchEntry, max int) ([]BatchEntry, error) {
+	refs := make([]Ref, 0, len(entries))
+	index := make([]int, 0, len(entries))
+	for i := range entries {
+		if e := &entries[i]; e.Why != WhyGone && e.Why != WhyVoid {
+			refs = append(refs, Ref{ID: e.ID, Day: DayOf(e.Expires)})
+			index = append(index, i)
+		}
+	}
 	now := p.now()
 	bytesRead, cut := 0, len(entries)
-	err := view.Get(refs, func(i int, r StoredRecord) bool {
-		if entries[i].Why == WhyVoid || r.Expires != entries[i].Expires {
+	err := view.Get(refs, func(k int, r StoredRecord) bool {
+		e := &entries[index[k]]
+		if r.Expires != e.Expires {
 			return true
 		}
 		if bytesRead > 0 && bytesRead+len(r.Raw) > max {
-			cut = i
+			cut = index[k]
 			return false
 		}
 		bytesRead += len(r.Raw)
-		entries[i].Raw, entries[i].Why = bytes.Clone(r.Raw), WhyNone
+		e.Raw, e.Why = bytes.Clone(r.Raw), WhyNone
 		return true
 	})
 	if err != nil {
@@ -237,12 +146,16 @@ func (p *Pillar) readBodies(view View, entries []BatchEntry, refs []Ref, max int
 
 // Links returns entries without bodies, see gossip.Replica.
 func (p *Pillar) Links(log LogID, from, to uint64) ([]LogEntry, error) {
+	state, ok := p.held(log)
+	if end, held := state.stretch(from); !ok || !held || to > end || from > to {
+		return nil, fmt.Errorf("read log %s: entries %d to %d are not held", log, from, to)
+	}
 	view := p.cfg.Store.View()
 	defer view.Close()
 	var links []LogEntry
 	next := from
 	err := view.Log(log, from, func(seq uint64, e LogEntry) bool {
-		if seq != next || seq > to || e.Why == WhyGone {
+		if seq != next || e.Why == WhyGone {
 			return false
 		}
 		next++
@@ -260,53 +173,86 @@ func (p *Pillar) Links(log LogID, from, to uint64) ([]LogEntry, error) {
 
 // Drop forgets logs, see gossip.Replica.
 func (p *Pillar) Drop(ctx context.Context, logs ...LogID) error {
-	return p.commitValues(ctx, nil, logs)
+	return p.commit(ctx, commitJob{drop: logs, done: make(chan error, 1)})
 }
 
-// Take stores records that came by no log, see gossip.Replica.
+// Take stores records that came by no log, see gossip.Replica. A full pillar
+// takes none: the error is CodeFull.
 func (p *Pillar) Take(ctx context.Context, via Via, raws [][]byte) ([]bool, error) {
-	if p.disk.full.Load() {
-		return nil, errDiskFull
+	taken := make([]bool, len(raws))
+	for from := 0; from < len(raws); {
+		to, size := from, 0
+		for ; to < len(raws) && to-from < takeRecords && size < takeBytes; to++ {
+			size += len(raws[to])
+		}
+		if err := p.takeSome(ctx, via, raws[from:to], taken[from:to]); err != nil {
+			return nil, err
+		}
+		from = to
 	}
-	now := p.now()
-	recs := make([]*Record, len(raws))
-	errs := make([]error, len(raws))
+	return taken, nil
+}
+
+// What Take judges and commits at once.
+const (
+	takeRecords = 2048
+	takeBytes   = 2 << 20
+)
+
+func (p *Pillar) takeSome(ctx context.Context, via Via, raws [][]byte, taken []bool) error {
+	switch {
+	case p.failure() != nil:
+		return p.failure()
+	case p.disk.full.Load():
+		return errDiskFull
+	}
+	now, confirmed := p.now(), p.clock.mayDelete()
+	p.mu.Lock()
+	dropped := p.dropped
+	p.mu.Unlock()
+	recs := make([]*Record, 0, len(raws))
+	refs := make([]Ref, 0, len(raws))
+	index := make([]int, 0, len(raws))
 	for i, raw := range raws {
 		rec, err := p.verifier.Parse(raw)
-		if err == nil && rec.Expires > now && rec.Kind != KindPillar && rec.Kind != KindRevocation {
-			recs[i] = rec
+		if err != nil || rec.Kind == KindPillar || rec.Kind == KindRevocation ||
+			confirmed && rec.Expires <= now || rec.Day() < dropped {
+			continue
+		}
+		recs, refs, index = append(recs, rec), append(refs, rec.Ref()), append(index, i)
+	}
+	view := p.cfg.Store.View()
+	known, err := view.Has(refs)
+	view.Close()
+	if err != nil {
+		return fmt.Errorf("has records: %w", err)
+	}
+	for k := range recs {
+		if known[k] {
+			recs[k], taken[index[k]] = nil, true
 		}
 	}
+	errs := make([]error, len(recs))
 	p.verifier.Verify(recs, errs)
-	taken := make([]bool, len(raws))
-	arrivals := make([]*Record, 0, len(raws))
-	for i, rec := range recs {
-		if rec != nil && errs[i] == nil {
+	var arrivals []*Record
+	for k, rec := range recs {
+		if rec != nil && errs[k] == nil {
 			rec.detach()
-			taken[i] = true
+			taken[index[k]] = true
 			arrivals = append(arrivals, rec)
 		}
 	}
 	if len(arrivals) == 0 {
-		return taken, nil
+		return nil
 	}
-	err := p.commit(ctx, commitJob{arrivals: arrivals, via: via, done: make(chan error, 1)})
-	if err != nil {
-		return nil, err
-	}
-	return taken, nil
+	return p.commit(ctx, commitJob{arrivals: arrivals, via: via, done: make(chan error, 1)})
 }
 
 // Near calls fn for records by the beginning of their ID, see gossip.Records.
 func (p *Pillar) Near(day Day, prefix []byte, fn func(r StoredRecord) bool) error {
 	view := p.cfg.Store.View()
 	defer view.Close()
-	return view.Records(day, func(d Day, r StoredRecord) bool {
-		if d != day {
-			return false
-		}
-		return !bytes.HasPrefix(r.ID[:], prefix) || fn(r)
-	})
+	return view.Near(day, prefix, fn)
 }
 
 // Get returns records by ID, see gossip.Records. Expired ones are hidden.
@@ -408,5 +354,5 @@ func (p *Pillar) SaveNote(ctx context.Context, key string, data []byte) error {
 	if len(key) > maxNoteKey || len(data) > maxNote {
 		return fmt.Errorf("note %q: key of %d or data of %d bytes is too long", key, len(key), len(data))
 	}
-	return p.commitValues(ctx, []Value{{Key: key, Data: data}}, nil)
+	return p.commitValues(ctx, []Value{{Key: key, Data: data}})
 }

@@ -74,7 +74,7 @@ func newForeignLog(rig *pillarRig) *foreignLog {
 
 // run appends entries and returns the run with a signed head.
 func (l *foreignLog) run(entries ...overlay.BatchEntry) overlay.LogRun {
-	from := l.state.Seq + 1
+	from, before := l.state.Seq+1, l.state.Hash
 	for _, e := range entries {
 		id, expires := e.ID, e.Expires
 		if e.Raw != nil {
@@ -90,7 +90,7 @@ func (l *foreignLog) run(entries ...overlay.BatchEntry) overlay.LogRun {
 	h.Sign(l.rig.id, l.key)
 	st := l.state
 	st.Head = h
-	return overlay.LogRun{State: st, From: from, Entries: entries}
+	return overlay.LogRun{State: st, From: from, Before: before, Entries: entries}
 }
 
 // TestPillarApply: a followed run becomes durable, is filed and pushed like
@@ -115,7 +115,10 @@ func TestPillarApply(t *testing.T) {
 
 	log := newForeignLog(rig)
 	bare := overlay.BatchEntry{Expires: millis(time.Now()) + 1e6, ID: overlay.RecordID{9}, Why: overlay.WhyTrimmed}
-	run := log.run(overlay.BatchEntry{Raw: good}, overlay.BatchEntry{Raw: forged}, overlay.BatchEntry{Raw: expired}, overlay.BatchEntry{Raw: known}, bare)
+	run := log.run(overlay.BatchEntry{Raw: good}, overlay.BatchEntry{Raw: forged}, overlay.BatchEntry{Raw: expired}, overlay.BatchEntry{Raw: known})
+	h4 := log.state.Hash
+	last := log.run(bare)
+	run.Entries, run.State = append(run.Entries, last.Entries...), last.State
 	st, err := rig.pillar.Apply(t.Context(), run)
 	if err != nil {
 		t.Fatal(err)
@@ -150,10 +153,10 @@ func TestPillarApply(t *testing.T) {
 	if again, err := rig.pillar.Apply(t.Context(), run); err != nil || again.Seq != 5 {
 		t.Fatalf("again: %v %v", again, err)
 	}
-	gap := more
-	gap.From++
-	if _, err := rig.pillar.Apply(t.Context(), gap); !errors.Is(err, overlay.ErrGap) {
-		t.Fatalf("gap: %v", err)
+	moved := more
+	moved.From++
+	if _, err := rig.pillar.Apply(t.Context(), moved); !errors.Is(err, overlay.ErrChain) && !errors.Is(err, overlay.ErrConflict) {
+		t.Fatalf("moved: %v", err)
 	}
 	wrong := more
 	wrong.State.Pillar = rig.pillar.Record().Pillar()
@@ -168,7 +171,7 @@ func TestPillarApply(t *testing.T) {
 		t.Fatalf("wrong head: %v", err)
 	}
 	over := more
-	over.From, over.Entries = 5, []overlay.BatchEntry{bare, {Raw: next}}
+	over.From, over.Before, over.Entries = 5, h4, []overlay.BatchEntry{bare, {Raw: next}}
 	if st, err = rig.pillar.Apply(t.Context(), over); err != nil || st.Position != log.state.Position {
 		t.Fatalf("overlapping: %+v %v", st, err)
 	}

@@ -191,6 +191,9 @@ type View interface {
 	// Records calls fn for every record with an expiry day from minDay on, by
 	// (day, ID), without bytes.
 	Records(minDay Day, fn func(day Day, r StoredRecord) bool) error
+	// Near calls fn for every record of an expiry day whose ID begins with
+	// prefix, ascending by ID, without bytes. It reads nothing else.
+	Near(day Day, prefix []byte, fn func(r StoredRecord) bool) error
 	// Values calls fn for every value whose key starts with prefix, ascending.
 	Values(prefix string, fn func(key string, data []byte) bool) error
 	// LastLocal is the newest local commit sequence in the snapshot.

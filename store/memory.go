@@ -363,6 +363,21 @@ func (v *memoryView) Records(minDay overlay.Day, fn func(day overlay.Day, r over
 	return nil
 }
 
+// Near implements overlay.View.
+func (v *memoryView) Near(day overlay.Day, prefix []byte, fn func(r overlay.StoredRecord) bool) error {
+	if err := v.ready(); err != nil {
+		return err
+	}
+	probe := &memoryRecord{day: day}
+	copy(probe.ID[:], prefix)
+	v.s.byDay.AscendGreaterOrEqual(probe, func(r *memoryRecord) bool {
+		bare := r.StoredRecord
+		bare.Raw = nil
+		return r.day == day && bytes.HasPrefix(r.ID[:], prefix) && fn(bare)
+	})
+	return nil
+}
+
 // Values implements overlay.View.
 func (v *memoryView) Values(prefix string, fn func(key string, data []byte) bool) error {
 	if err := v.ready(); err != nil {

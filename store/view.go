@@ -150,6 +150,18 @@ func (v *view) Records(minDay overlay.Day, fn func(day overlay.Day, r overlay.St
 	return nil
 }
 
+// Near implements overlay.View.
+func (v *view) Near(day overlay.Day, prefix []byte, fn func(r overlay.StoredRecord) bool) error {
+	var h head
+	low := append(append(appendDay(nil, day), kindRecord), prefix...)
+	return v.scan(low, successor(low), func(k, val []byte) (bool, error) {
+		if err := errors.Join(checkLen("record key", k, recordLen), h.parse(val)); err != nil {
+			return false, err
+		}
+		return fn(h.record(overlay.RecordID(k[dayLen+1:]))), nil
+	})
+}
+
 // Values implements overlay.View.
 func (v *view) Values(prefix string, fn func(key string, data []byte) bool) error {
 	low := valueKey(nil, prefix)
