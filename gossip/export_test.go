@@ -5,8 +5,13 @@ import "github.com/hashicorp/memberlist"
 // WithoutMember makes a Mesh do without memberlist.
 func (c *Config) WithoutMember() { c.noMember = true }
 
-// CheckMember judges what memberlist says of a member.
-func (m *Mesh) CheckMember(n *memberlist.Node) error { return m.member.NotifyAlive(n) }
+// CheckMember says why a member is not told to memberlist as alive; "" if it is.
+func (m *Mesh) CheckMember(n *memberlist.Node, incarnation uint32) string {
+	return string(m.member.filter.alive(&memberMsg{kind: wireAlive, node: n.Name, addr: n.Addr, port: n.Port, meta: n.Meta, incarnation: incarnation}))
+}
+
+// MetaSigned is what a pillar signs of itself as a member.
+var MetaSigned = metaSigned
 
 // MemberAddr is the address a pillar has in memberlist.
 var MemberAddr = memberAddr

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -27,32 +26,31 @@ import (
 const (
 	memberProbe   = 2 * time.Second
 	memberTimeout = time.Second
-	memberTell    = 2 * time.Second // for a new meta to be sent; it goes out later all the same
 	memberGossip  = 100 * time.Millisecond
 	memberFanOut  = 4
-	memberState   = 1 << 20 // bytes of others' summaries taken in one push/pull
-	memberQueue   = 1024    // broadcasts waiting
-	metaLen       = 32 + 8 + 64
+	memberQueue   = 1024 // broadcasts waiting
+	memberJoins   = 8    // push/pulls that run at once because memberlist lacks somebody
+	metaHead      = 32 + 8
+	metaLen       = metaHead + 64
 	metasKept     = 4096
 )
 
 // member runs memberlist, which spreads who is there and the summaries. What it
 // says is a hint: roster and sessions overrule it.
 type member struct {
-	m    *Mesh
-	name string
-	wake chan struct{} // capacity 1: somebody to join
+	m      *Mesh
+	filter *memberFilter
+	wake   chan struct{} // capacity 1: somebody to join
 
 	mu        sync.Mutex
 	list      *memberlist.Memberlist           // guarded by mu; nil while it does not run
 	transport *transport                       // guarded by mu
 	queue     *memberlist.TransmitLimitedQueue // guarded by mu
-	metas     map[[32]byte]bool                // guarded by mu; metas that verified, by hash
-	runs      map[identity.PillarID]string     // guarded by mu; newest run seen of a pillar
 }
 
+// newMember names this run by its start, so that of two runs the later is known.
 func newMember(m *Mesh) *member {
-	return &member{m: m, wake: make(chan struct{}, 1), metas: map[[32]byte]bool{}, runs: map[identity.PillarID]string{}}
+	return &member{m: m, filter: newMemberFilter(m, strconv.FormatUint(m.now(), 36)), wake: make(chan struct{}, 1)}
 }
 
 func (b *member) poke() {
@@ -96,11 +94,13 @@ func (b *member) run(ctx context.Context) {
 			return
 		}
 	}
-	if err := b.create(); err != nil {
+	list, t, err := b.create()
+	if err != nil {
 		b.m.log.Error("membership does not run", "err", err)
 		return
 	}
-	defer b.shutdown()
+	defer b.shutdown(list)
+	defer context.AfterFunc(ctx, t.hangUp)() // nothing below waits for others then
 	told := b.m.cfg.Own().ID
 	rejoin := time.NewTimer(0)
 	defer rejoin.Stop()
@@ -112,22 +112,19 @@ func (b *member) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		b.join(ctx)
+		b.join(ctx, list)
 		if own := b.m.cfg.Own(); own != nil && own.ID != told {
 			told = own.ID
-			if err := b.list.UpdateNode(memberTell); err != nil {
-				b.m.log.Debug("tell members the new record", "err", err)
-			}
+			list.UpdateNode(1) // it is queued now; when it was sent does not matter, so the wait of 1 ns fails
 		}
 	}
 }
 
 // create starts memberlist.
-func (b *member) create() error {
-	b.name = b.m.self.String() + "." + strconv.FormatUint(b.m.now(), 36)
-	t := newTransport(b.m)
+func (b *member) create() (*memberlist.Memberlist, *transport, error) {
+	t := newTransport(b.m, b.filter)
 	c := memberlist.DefaultLANConfig()
-	c.Name = b.name
+	c.Name = b.filter.name
 	c.Transport = t
 	c.BindPort, c.AdvertisePort = memberPort, memberPort
 	c.ProbeInterval, c.ProbeTimeout = memberProbe, memberTimeout
@@ -135,7 +132,7 @@ func (b *member) create() error {
 	c.EnableCompression = false
 	c.RequireNodeNames = true
 	c.UDPBufferSize = overlay.MaxPacket - 16 // a checksum comes on top
-	c.Delegate, c.Alive = b, b
+	c.Delegate = b
 	c.LogOutput = nil
 	c.Logger = log.New(logWriter{b.m}, "", 0)
 	queue := &memberlist.TransmitLimitedQueue{RetransmitMult: c.RetransmitMult,
@@ -148,15 +145,14 @@ func (b *member) create() error {
 	defer b.mu.Unlock()
 	if err != nil {
 		b.transport, b.queue = nil, nil
-		return fmt.Errorf("create memberlist: %w", err)
+		return nil, nil, fmt.Errorf("create memberlist: %w", err)
 	}
 	b.list = list
-	return nil
+	return list, t, nil
 }
 
-func (b *member) shutdown() {
+func (b *member) shutdown(list *memberlist.Memberlist) {
 	b.mu.Lock()
-	list := b.list
 	b.list, b.transport, b.queue = nil, nil, nil
 	b.mu.Unlock()
 	list.Shutdown()
@@ -164,19 +160,27 @@ func (b *member) shutdown() {
 
 // join exchanges states with connected pillars that memberlist lacks, each on
 // its own: memberlist never heals a long partition by itself.
-func (b *member) join(ctx context.Context) {
+func (b *member) join(ctx context.Context, list *memberlist.Memberlist) {
 	alive := b.alive()
+	slots := make(chan struct{}, memberJoins)
+	var work sync.WaitGroup
+	defer work.Wait()
 	for _, s := range b.m.sessions.all() {
-		if ctx.Err() != nil {
-			return
-		}
 		if alive[s.id] {
 			continue
 		}
-		addr := net.JoinHostPort(memberAddr(s.id).String(), strconv.Itoa(memberPort))
-		if _, err := b.list.Join([]string{s.id.String() + "/" + addr}); err != nil {
-			b.m.log.Debug("membership not exchanged", "pillar", s.id, "err", err)
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
 		}
+		work.Go(func() {
+			defer func() { <-slots }()
+			addr := net.JoinHostPort(memberAddr(s.id).String(), strconv.Itoa(memberPort))
+			if _, err := list.Join([]string{s.id.String() + "/" + addr}); err != nil {
+				b.m.log.Debug("membership not exchanged", "pillar", s.id, "err", err)
+			}
+		})
 	}
 }
 
@@ -190,6 +194,7 @@ func (b *member) alive() map[identity.PillarID]bool {
 		return alive
 	}
 	for _, n := range list.Members() {
+		// n is memberlist's own and changes under its lock; the name never does.
 		if p, _, err := memberPillar(n.Name); err == nil {
 			alive[p] = true
 		}
@@ -222,7 +227,8 @@ func (s *summaryBroadcast) Finished()                               {}
 func (s *summaryBroadcast) Invalidates(o memberlist.Broadcast) bool { return false }
 
 // NodeMeta implements memberlist.Delegate: the record ID (32), its created (8
-// bytes big-endian) and the pillar's signature (64) over both and the name.
+// bytes big-endian) and room for the pillar's signature (64), which the filter
+// fills in, for it depends on the incarnation.
 func (b *member) NodeMeta(int) []byte {
 	own := b.m.cfg.Own()
 	if own == nil {
@@ -230,75 +236,7 @@ func (b *member) NodeMeta(int) []byte {
 	}
 	meta := append(make([]byte, 0, metaLen), own.ID[:]...)
 	meta = binary.BigEndian.AppendUint64(meta, own.Created)
-	return append(meta, b.m.cfg.Key.Sign(identity.TagMember, b.m.cfg.Network, metaSigned(meta, b.name))...)
-}
-
-func metaSigned(meta []byte, name string) []byte {
-	return append(bytes.Clone(meta[:40]), name...)
-}
-
-// NotifyAlive implements memberlist.AliveDelegate: only admitted pillars that
-// sign for themselves are members. It must not block or call memberlist.
-func (b *member) NotifyAlive(n *memberlist.Node) error {
-	err := b.checkAlive(n)
-	if errors.Is(err, errForged) {
-		b.m.met.forged.WithLabelValues("member").Inc()
-	}
-	return err
-}
-
-// errForged: a member's statement is not its own.
-var errForged = errors.New("forged")
-
-func (b *member) checkAlive(n *memberlist.Node) error {
-	p, run, err := memberPillar(n.Name)
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w: %w", errForged, err)
-	case len(n.Meta) != metaLen || n.Port != memberPort || !net.IP(n.Addr).Equal(memberAddr(p)):
-		return fmt.Errorf("%w: address or meta of %s", errForged, n.Name)
-	case !b.verified(p, n):
-		return fmt.Errorf("%w: signature of %s", errForged, n.Name)
-	}
-	record := overlay.RecordID(n.Meta[:32])
-	admitted := b.m.cfg.Roster.Admitted(p, b.m.now())
-	entry, known := b.m.cfg.Roster.Lookup(p)
-	if p != b.m.self && !known || known && entry.Record.ID != record && entry.Record.Created < binary.BigEndian.Uint64(n.Meta[32:]) {
-		b.m.fetcher.want(record)
-	}
-	if p != b.m.self && !admitted {
-		return fmt.Errorf("pillar %s is not in the roster", p)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if old := b.runs[p]; len(run) < len(old) || len(run) == len(old) && run < old {
-		return fmt.Errorf("pillar %s runs anew since", p)
-	}
-	b.runs[p] = run
-	return nil
-}
-
-// verified reports whether the meta is signed by p for this name.
-func (b *member) verified(p identity.PillarID, n *memberlist.Node) bool {
-	hash := identity.Hash(identity.TagMember, []byte(p), n.Meta, []byte(n.Name))
-	b.mu.Lock()
-	ok := b.metas[hash]
-	b.mu.Unlock()
-	if ok {
-		return true
-	}
-	key, err := identity.Ed25519Public(p.Ed25519Key())
-	if err != nil || !identity.Verify(&identity.Check{Key: key, Tag: identity.TagMember, Network: b.m.cfg.Network,
-		Message: metaSigned(n.Meta, n.Name), Signature: n.Meta[40:]}) {
-		return false
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.metas) >= metasKept {
-		clear(b.metas)
-	}
-	b.metas[hash] = true
-	return true
+	return meta[:metaLen]
 }
 
 // NotifyMsg implements memberlist.Delegate: a summary.
@@ -322,9 +260,7 @@ func (b *member) LocalState(bool) []byte {
 
 // MergeRemoteState implements memberlist.Delegate.
 func (b *member) MergeRemoteState(state []byte, _ bool) {
-	if len(state) <= memberState {
-		b.takeSummaries(bytes.Clone(state))
-	}
+	b.takeSummaries(bytes.Clone(state)) // at most maxWireUser bytes
 }
 
 func (b *member) takeSummaries(state []byte) {

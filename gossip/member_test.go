@@ -15,10 +15,10 @@ import (
 )
 
 // memberNode is what key says of itself in memberlist.
-func memberNode(network identity.NetworkID, key *identity.PillarKey, rec *overlay.Record, run string) *memberlist.Node {
+func memberNode(network identity.NetworkID, key *identity.PillarKey, rec *overlay.Record, run string, incarnation uint32) *memberlist.Node {
 	n := &memberlist.Node{Name: key.ID().String() + "." + run, Addr: gossip.MemberAddr(key.ID()), Port: 1}
 	meta := binary.BigEndian.AppendUint64(append([]byte{}, rec.ID[:]...), rec.Created)
-	n.Meta = append(meta, key.Sign(identity.TagMember, network, append(meta[:40:40], n.Name...))...)
+	n.Meta = append(meta, key.Sign(identity.TagMember, network, gossip.MetaSigned(meta, incarnation, n.Name))...)
 	return n
 }
 
@@ -28,47 +28,51 @@ func TestForgedMembers(t *testing.T) {
 		b := w.pillar().start(a)
 		until(w.t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
 		rec, _ := a.roster.Lookup(b.key.ID())
-		good := func() *memberlist.Node { return memberNode(w.key.ID(), b.key, rec.Record, "5") }
 		stranger := identity.NewPillarKey()
+		of := func(run string, incarnation uint32) *memberlist.Node {
+			return memberNode(w.key.ID(), b.key, rec.Record, run, incarnation)
+		}
+		good := of("5", 7)
+		changed := func(change func(n *memberlist.Node)) *memberlist.Node {
+			n := of("9", 7)
+			change(n)
+			return n
+		}
 		for _, c := range []struct {
-			name string
-			node func(n *memberlist.Node) *memberlist.Node
-			ok   bool
+			name        string
+			node        *memberlist.Node
+			incarnation uint32
+			why         string
 		}{
-			{"as it should be", func(n *memberlist.Node) *memberlist.Node { return n }, true},
-			{"again", func(n *memberlist.Node) *memberlist.Node { return n }, true},
-			{"an older run", func(*memberlist.Node) *memberlist.Node {
-				return memberNode(w.key.ID(), b.key, rec.Record, "4")
-			}, false},
-			{"a newer run", func(*memberlist.Node) *memberlist.Node {
-				return memberNode(w.key.ID(), b.key, rec.Record, "10")
-			}, true},
-			{"signed by somebody else", func(n *memberlist.Node) *memberlist.Node {
-				x := memberNode(w.key.ID(), stranger, rec.Record, "11")
-				n.Meta = x.Meta
-				return n
-			}, false},
-			{"signed for another run", func(n *memberlist.Node) *memberlist.Node {
-				n.Name = b.key.ID().String() + ".99"
-				return n
-			}, false},
-			{"signed in another network", func(*memberlist.Node) *memberlist.Node {
-				return memberNode(identity.NewNetworkKey().ID(), b.key, rec.Record, "12")
-			}, false},
-			{"altered record", func(n *memberlist.Node) *memberlist.Node { n.Meta[3] ^= 1; return n }, false},
-			{"altered time", func(n *memberlist.Node) *memberlist.Node { n.Meta[33] ^= 1; return n }, false},
-			{"another address", func(n *memberlist.Node) *memberlist.Node { n.Addr[5] ^= 1; return n }, false},
-			{"another port", func(n *memberlist.Node) *memberlist.Node { n.Port = 2; return n }, false},
-			{"no meta", func(n *memberlist.Node) *memberlist.Node { n.Meta = nil; return n }, false},
-			{"no name", func(n *memberlist.Node) *memberlist.Node { n.Name = ""; return n }, false},
-			{"not in the roster", func(*memberlist.Node) *memberlist.Node {
-				return memberNode(w.key.ID(), stranger, rec.Record, "5")
-			}, false},
+			{"as it should be", good, 7, ""},
+			{"again", good, 7, ""},
+			{"an incarnation it did not sign", good, 8, "forged"},
+			{"the last incarnation there is", good, 1<<32 - 1, "forged"},
+			{"a newer incarnation", of("5", 8), 8, ""},
+			{"an older incarnation", good, 7, "stale"},
+			{"an older run", of("4", 9), 9, "run"},
+			{"signed by somebody else", changed(func(n *memberlist.Node) {
+				n.Meta = memberNode(w.key.ID(), stranger, rec.Record, "9", 7).Meta
+			}), 7, "forged"},
+			{"signed for another run", changed(func(n *memberlist.Node) { n.Name = b.key.ID().String() + ".99" }), 7, "forged"},
+			{"signed in another network", memberNode(identity.NewNetworkKey().ID(), b.key, rec.Record, "9", 7), 7, "forged"},
+			{"altered record", changed(func(n *memberlist.Node) { n.Meta[3] ^= 1 }), 7, "forged"},
+			{"altered time", changed(func(n *memberlist.Node) { n.Meta[33] ^= 1 }), 7, "forged"},
+			{"another address", changed(func(n *memberlist.Node) { n.Addr[5] ^= 1 }), 7, "forged"},
+			{"another port", changed(func(n *memberlist.Node) { n.Port = 2 }), 7, "forged"},
+			{"no meta", changed(func(n *memberlist.Node) { n.Meta = nil }), 7, "forged"},
+			{"no name", changed(func(n *memberlist.Node) { n.Name = "" }), 7, "malformed"},
+			{"no run", changed(func(n *memberlist.Node) { n.Name = b.key.ID().String() }), 7, "malformed"},
+			{"a run that is none", changed(func(n *memberlist.Node) { n.Name = b.key.ID().String() + ".A" }), 7, "malformed"},
+			{"not in the roster", memberNode(w.key.ID(), stranger, rec.Record, "9", 7), 7, "stranger"},
+			{"this pillar", memberNode(w.key.ID(), a.key, a.record.Load(), "zzzzzzzzzzz", 7), 7, "echo"},
+			{"a newer run", of("10", 1), 1, ""},
 		} {
-			if err := a.mesh.CheckMember(c.node(good())); (err == nil) != c.ok {
-				w.t.Errorf("%s: %v", c.name, err)
+			if why := a.mesh.CheckMember(c.node, c.incarnation); why != c.why {
+				w.t.Errorf("%s: %q, want %q", c.name, why, c.why)
 			}
 		}
+		stopAll([]*pillar{a, b})
 	})
 }
 
@@ -82,14 +86,14 @@ func TestUnknownMemberIsFetched(t *testing.T) {
 		key := identity.NewPillarKey()
 		rec := replicatest.PillarRecord(w.t, w.key, key, time.Now(), time.Hour)
 		b.disk.Keep(rec) // b answers a Get with it, but does not spread it
-		n := memberNode(w.key.ID(), key, rec, "1")
-		if err := a.mesh.CheckMember(n); err == nil {
-			w.t.Fatal("an unknown member passed")
+		n := memberNode(w.key.ID(), key, rec, "1", 1)
+		if why := a.mesh.CheckMember(n, 1); why != "stranger" {
+			w.t.Fatalf("an unknown member: %q", why)
 		}
-		until(w.t, 2*time.Second, "its record", func() bool { return a.mesh.CheckMember(n) == nil })
+		until(w.t, 2*time.Second, "its record", func() bool { return a.mesh.CheckMember(n, 1) == "" })
 		unknown := identity.NewPillarKey()
-		if err := a.mesh.CheckMember(memberNode(w.key.ID(), unknown, rec, "1")); err == nil {
-			w.t.Fatal("somebody else's record let a stranger in")
+		if why := a.mesh.CheckMember(memberNode(w.key.ID(), unknown, rec, "1", 1), 1); why != "stranger" {
+			w.t.Fatalf("somebody else's record let a stranger in: %q", why)
 		}
 	})
 }

@@ -23,6 +23,7 @@ type metrics struct {
 	forged          *prometheus.CounterVec // what
 	refused         *prometheus.CounterVec // code
 	rejoins         prometheus.Counter
+	memberDropped   *prometheus.CounterVec // reason
 }
 
 // Why a provider is faulted.
@@ -59,10 +60,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		forged:          counters("forged_total", "Signed statements refused, by what they claimed to be.", "what"),
 		refused:         counters("sessions_refused_total", "Sessions refused, by code.", "code"),
 		rejoins:         counter("rejoin_attempts_total", "Attempts to reach pillars without a session."),
+		memberDropped:   counters("member_dropped_total", "Messages of memberlist dropped before it saw them, by reason; echo, stale and run are everyday.", "reason"),
 	}
 	if reg != nil {
 		batches = register(reg, batches)
 		m.register(reg)
+	}
+	for _, why := range memberDrops {
+		m.memberDropped.WithLabelValues(string(why))
 	}
 	m.batchesSent, m.batchesReceived = batches.WithLabelValues("sent"), batches.WithLabelValues("received")
 	return m
@@ -75,7 +80,7 @@ func (m *metrics) register(reg prometheus.Registerer) {
 	m.forged, m.refused = register(reg, m.forged), register(reg, m.refused)
 	m.entriesSent, m.entriesReceived = register(reg, m.entriesSent), register(reg, m.entriesReceived)
 	m.entriesNew, m.void = register(reg, m.entriesNew), register(reg, m.void)
-	m.rejoins = register(reg, m.rejoins)
+	m.rejoins, m.memberDropped = register(reg, m.rejoins), register(reg, m.memberDropped)
 }
 
 // register registers c, or finds the one that another Mesh registered.

@@ -1,10 +1,8 @@
 package gossip
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"net"
 	"strings"
@@ -24,9 +22,10 @@ const packetMember overlay.PacketKind = 1
 // Bounds of the transport.
 const (
 	memberPackets = 512 // packets waiting for memberlist; more are dropped
-	memberStreams = 32  // streams open at once, either way
-	memberPings   = 256 // pings remembered
+	memberStreams = 64  // streams open at once, either way
+	memberPerPeer = 4   // of them with one pillar
 	memberPort    = 1   // memberlist insists on one
+	maxResolved   = 4096
 )
 
 // memberAddr is the address that memberlist insists on: a unique local IPv6
@@ -39,33 +38,55 @@ func memberAddr(p identity.PillarID) net.IP {
 	return ip
 }
 
-// memberPillar returns whose a member's name is: peerID.run.
+// memberAddrOf is the address of the member of that name.
+func memberAddrOf(name string) net.IP {
+	p, _, err := memberPillar(name)
+	if err != nil {
+		return nil
+	}
+	return memberAddr(p)
+}
+
+// memberPillar returns whose a member's name is, and the run: peerID.run. The
+// run may be missing. There is one name for a pillar and run.
 func memberPillar(name string) (identity.PillarID, string, error) {
 	id, run, _ := strings.Cut(name, ".")
 	p, err := identity.ParsePillar(id)
+	if err == nil && p.String() != id || len(run) > maxRun || strings.Trim(run, "0123456789abcdefghijklmnopqrstuvwxyz") != "" {
+		return "", "", errName
+	}
 	return p, run, err
 }
 
+// maxRun is the length of the largest 64-bit number in base 36.
+const maxRun = 13
+
+var errName = errors.New("not the name of a member")
+
 // transport carries memberlist over sessions' peers: packets as packets,
-// push/pull as streams of ProtoMember. Nobody without a session is reached or
-// heard, so every sender is an admitted pillar proven by the connection.
+// push/pull as streams of ProtoMember, both through the filter. Nobody without a
+// session is reached or heard, so every sender is an admitted pillar proven by
+// the connection.
 type transport struct {
 	m       *Mesh
+	filter  *memberFilter
 	packets chan *memberlist.Packet
 	streams chan net.Conn
-	done    chan struct{}
+	done    chan struct{} // closed by hangUp
+	drained chan struct{} // closed when memberlist has taken everything that Shutdown gave it
 
 	mu    sync.Mutex
-	names map[string]peer.ID       // guarded by mu; cache
-	open  map[*memberConn]struct{} // guarded by mu
-	pings map[uint32]struct{}      // guarded by mu; sequence numbers sent lately
+	names map[string]peer.ID               // guarded by mu; cache
+	open  map[*memberConn]struct{}         // guarded by mu
+	dials map[*context.CancelFunc]struct{} // guarded by mu; in progress
 }
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-func newTransport(m *Mesh) *transport {
-	return &transport{m: m, packets: make(chan *memberlist.Packet, memberPackets), streams: make(chan net.Conn),
-		done: make(chan struct{}), names: map[string]peer.ID{}, open: map[*memberConn]struct{}{}, pings: map[uint32]struct{}{}}
+func newTransport(m *Mesh, filter *memberFilter) *transport {
+	return &transport{m: m, filter: filter, packets: make(chan *memberlist.Packet, memberPackets), streams: make(chan net.Conn),
+		done: make(chan struct{}), drained: make(chan struct{}),
+		names: map[string]peer.ID{}, open: map[*memberConn]struct{}{}, dials: map[*context.CancelFunc]struct{}{}}
 }
 
 // FinalAdvertiseAddr implements memberlist.Transport.
@@ -85,20 +106,29 @@ func (t *transport) DialTimeout(string, time.Duration) (net.Conn, error) { retur
 // is unreachable in memberlist's terms, so it asks others to probe him.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	now := time.Now()
-	select {
-	case <-t.done:
-		return now, errStopped
-	default:
-	}
 	p, err := t.resolve(a.Name)
 	if err != nil {
 		return now, err
 	}
-	t.notePing(b)
+	t.mu.Lock() // a ping is either refused or seen by Shutdown
+	select {
+	case <-t.done:
+		if a.Name == t.filter.name {
+			t.drain()
+		}
+		t.mu.Unlock()
+		return now, errStopped
+	default:
+	}
+	out := t.filter.outgoing(identity.PillarID(p), b)
+	t.mu.Unlock()
 	if t.m.sessions.get(p) == nil {
 		return now, &net.OpError{Op: "write", Net: "udp", Err: overlay.ErrUnreachable}
 	}
-	return now, t.m.cfg.Packets.Send(p, packetMember, b)
+	if out == nil {
+		return now, nil
+	}
+	return now, t.m.cfg.Packets.Send(p, packetMember, out)
 }
 
 // resolve returns the peer of a member's name.
@@ -114,7 +144,7 @@ func (t *transport) resolve(name string) (peer.ID, error) {
 		return "", err
 	}
 	t.mu.Lock()
-	if len(t.names) >= 4096 {
+	if len(t.names) >= maxResolved {
 		clear(t.names)
 	}
 	t.names[name] = peer.ID(id)
@@ -133,11 +163,29 @@ func (t *transport) handlePacket(from peer.ID, payload []byte) {
 	if t.m.sessions.get(from) == nil {
 		return
 	}
-	p := &memberlist.Packet{Buf: bytes.Clone(payload), Timestamp: time.Now(),
-		From: &net.UDPAddr{IP: memberAddr(identity.PillarID(from)), Port: memberPort}}
+	if b := t.filter.incoming(identity.PillarID(from), payload); b != nil {
+		t.give(packetOf(identity.PillarID(from), b))
+	}
+}
+
+// packetOf is a packet as memberlist takes it, from p.
+func packetOf(p identity.PillarID, b []byte) *memberlist.Packet {
+	return &memberlist.Packet{Buf: b, Timestamp: time.Now(), From: &net.UDPAddr{IP: memberAddr(p), Port: memberPort}}
+}
+
+// give queues a packet for memberlist.
+func (t *transport) give(p *memberlist.Packet) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	select {
+	case <-t.done:
+		return
+	default:
+	}
 	select {
 	case t.packets <- p:
 	default:
+		t.filter.dropped(dropStorm)
 	}
 }
 
@@ -152,20 +200,25 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() {
-		select {
-		case <-t.done:
-			cancel()
-		case <-stop:
-		}
+	t.mu.Lock()
+	select {
+	case <-t.done:
+		t.mu.Unlock()
+		return nil, errStopped
+	default:
+	}
+	t.dials[&cancel] = struct{}{}
+	t.mu.Unlock()
+	defer func() {
+		t.mu.Lock()
+		delete(t.dials, &cancel)
+		t.mu.Unlock()
 	}()
 	s, err := t.m.cfg.Links.Open(ctx, p, overlay.ProtoMember)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 	}
-	c := t.conn(s)
+	c := t.conn(s, true)
 	if c == nil {
 		return nil, errStopped
 	}
@@ -178,7 +231,7 @@ func (t *transport) handleStream(s overlay.Stream) {
 		s.Reset()
 		return
 	}
-	c := t.conn(s)
+	c := t.conn(s, false)
 	if c == nil {
 		return
 	}
@@ -189,118 +242,84 @@ func (t *transport) handleStream(s overlay.Stream) {
 	}
 }
 
-// conn wraps s and keeps it for Shutdown; nil, and s reset, if there are too
-// many or it is too late.
-func (t *transport) conn(s overlay.Stream) *memberConn {
-	c := &memberConn{Stream: s, t: t}
+// conn wraps s and keeps it for hangUp; nil, and s reset, if there are too many
+// or it is too late.
+func (t *transport) conn(s overlay.Stream, dialled bool) *memberConn {
+	c := &memberConn{Stream: s, t: t, from: identity.PillarID(s.Peer()), dialled: dialled}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	same := 0
+	for o := range t.open {
+		if o.from == c.from {
+			same++
+		}
+	}
 	select {
 	case <-t.done:
 	default:
-		if len(t.open) < memberStreams {
+		if same < memberPerPeer && len(t.open) < memberStreams {
 			t.open[c] = struct{}{}
 			return c
 		}
+		t.filter.dropped(dropStorm)
 	}
 	s.Reset()
 	return nil
 }
 
-// Shutdown implements memberlist.Transport. It ends all streams, and answers
-// the pings that are still out, so that memberlist's probe does not wait for
-// them.
-func (t *transport) Shutdown() error {
+func (t *transport) forget(c *memberConn) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open, c)
+}
+
+// hangUp ends all streams and dials and lets nothing in or out any more, so
+// that nothing of memberlist's waits for others. It can be called repeatedly.
+func (t *transport) hangUp() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	select {
 	case <-t.done:
-		t.mu.Unlock()
-		return nil
+		return
 	default:
 	}
 	close(t.done)
 	for c := range t.open {
 		c.Stream.Reset()
 	}
-	pings := t.pings
-	t.pings = nil
-	t.mu.Unlock()
-	for seq := range pings {
+	for cancel := range t.dials {
+		(*cancel)()
+	}
+}
+
+// Shutdown implements memberlist.Transport; memberlist calls it once, before it
+// stops taking packets. A probe in progress would wait for its answer for up to
+// 16 seconds beyond the end of everything, so Shutdown answers every ping that
+// is out, and then pings this member itself: when memberlist answers that, in
+// WriteToAddress, it has taken the answers before it.
+func (t *transport) Shutdown() error {
+	t.hangUp()
+	for {
 		select {
-		case t.packets <- &memberlist.Packet{Buf: ack(seq), From: &net.UDPAddr{IP: memberAddr(t.m.self)}, Timestamp: time.Now()}:
+		case <-t.packets: // of before
+			continue
 		default:
 		}
+		break
 	}
-	for wait := 0; len(t.packets) > 0 && wait < 100; wait++ {
-		time.Sleep(time.Millisecond)
+	for _, seq := range t.filter.waiting() {
+		t.packets <- packetOf(t.m.self, (&memberMsg{kind: wireAck, seq: seq}).append(nil))
 	}
+	t.packets <- packetOf(t.m.self, (&memberMsg{kind: wirePing, node: t.filter.name, from: t.filter.name}).append(nil))
+	<-t.drained
 	return nil
 }
 
-// seqKey is how memberlist's pings and acks name their sequence number.
-const seqKey = "\xa5SeqNo"
-
-// notePing remembers the sequence number of a ping in packet b, if it holds
-// one.
-func (t *transport) notePing(b []byte) {
-	i := bytes.Index(b, []byte(seqKey))
-	if i < 0 {
-		return
-	}
-	b = b[i+len(seqKey):]
-	var seq uint32
-	switch {
-	case len(b) >= 1 && b[0] < 0x80:
-		seq = uint32(b[0])
-	case len(b) >= 2 && b[0] == 0xcc:
-		seq = uint32(b[1])
-	case len(b) >= 3 && b[0] == 0xcd:
-		seq = uint32(binary.BigEndian.Uint16(b[1:]))
-	case len(b) >= 5 && b[0] == 0xce:
-		seq = binary.BigEndian.Uint32(b[1:])
+// drain ends Shutdown. t.mu is held.
+func (t *transport) drain() {
+	select {
+	case <-t.drained:
 	default:
-		return
+		close(t.drained)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.pings == nil {
-		return
-	}
-	if len(t.pings) >= memberPings {
-		clear(t.pings)
-	}
-	t.pings[seq] = struct{}{}
-}
-
-// ack is memberlist's answer to a ping: the type, then a map of SeqNo and
-// Payload.
-func ack(seq uint32) []byte {
-	b := append([]byte{2, 0x82}, seqKey+"\xce"...)
-	b = binary.BigEndian.AppendUint32(b, seq)
-	return append(b, "\xa7Payload\xc0"...)
-}
-
-// memberConn makes a net.Conn of a stream.
-type memberConn struct {
-	overlay.Stream
-	t *transport
-}
-
-func (c *memberConn) Close() error {
-	c.t.mu.Lock()
-	delete(c.t.open, c)
-	c.t.mu.Unlock()
-	return c.Stream.Close()
-}
-
-func (c *memberConn) LocalAddr() net.Addr {
-	return &net.TCPAddr{IP: memberAddr(c.t.m.self), Port: memberPort}
-}
-
-func (c *memberConn) RemoteAddr() net.Addr {
-	return &net.TCPAddr{IP: memberAddr(identity.PillarID(c.Peer())), Port: memberPort}
-}
-
-func (c *memberConn) SetDeadline(d time.Time) error {
-	return errors.Join(c.SetReadDeadline(d), c.SetWriteDeadline(d))
 }

@@ -47,9 +47,10 @@ import (
 // Host implements overlay.Links, overlay.Packets and overlay.Peers. All its
 // methods may be called from many goroutines.
 //
-// Goroutines that it owns: one per stream handler, one packet writer per peer
-// that packets are sent to, one that measures round-trip times. Shutdown waits
-// for all of them.
+// Goroutines that it owns: one per stream handler; for each peer that packets
+// are sent to a packet writer and one that reads the answer on its stream; for
+// each that packets come from over QUIC one that reads its datagrams; one that
+// measures round-trip times. Shutdown waits for all of them.
 type Host struct {
 	cfg     Config
 	log     *slog.Logger

@@ -8,42 +8,51 @@ import (
 
 // metrics are this package's own; libp2p registers its own beside them.
 type metrics struct {
-	packetsSent    prometheus.Counter
-	packetsDropped *prometheus.CounterVec
-	streamsBad     prometheus.Counter
+	packetsSent     *prometheus.CounterVec // path
+	packetsReceived *prometheus.CounterVec // path
+	packetsDropped  *prometheus.CounterVec // reason
+	malformed       *prometheus.CounterVec // path
 }
+
+// How a packet travels.
+const (
+	byDatagram = "datagram" // QUIC, directly
+	byStream   = "stream"   // everything else
+)
 
 // Reasons for which packets are dropped.
 const (
 	dropUnconnected = "unconnected" // no connection to the peer
 	dropQueue       = "queue_full"  // more were sent than the peer takes
-	dropStream      = "stream"      // the packet stream failed
+	dropConnection  = "connection"  // it, or the packet stream on it, failed
 	dropKind        = "kind"        // received, but nobody wants that kind
 )
 
 // newMetrics registers the counters, or finds those of another host of the
 // process. A nil reg gives counters that nobody reads.
 func newMetrics(reg prometheus.Registerer) *metrics {
+	paths := func(name, help string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_relay_" + name, Help: help}, []string{"path"})
+		if reg != nil {
+			v = register(reg, v)
+		}
+		v.WithLabelValues(byDatagram)
+		v.WithLabelValues(byStream)
+		return v
+	}
 	m := &metrics{
-		packetsSent: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "obelisk_relay_packets_sent_total",
-			Help: "Packets handed to a connection.",
-		}),
+		packetsSent:     paths("packets_sent_total", "Packets handed to a connection, by path: datagram or stream."),
+		packetsReceived: paths("packets_received_total", "Packets received that somebody wanted, by path."),
+		malformed:       paths("packets_malformed_total", "Packets received that cannot be, by path; one on a stream ends it."),
 		packetsDropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "obelisk_relay_packets_dropped_total",
 			Help: "Packets dropped, by reason.",
 		}, []string{"reason"}),
-		streamsBad: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "obelisk_relay_packet_streams_malformed_total",
-			Help: "Packet streams reset because of a malformed frame.",
-		}),
 	}
 	if reg != nil {
-		m.packetsSent = register(reg, m.packetsSent)
 		m.packetsDropped = register(reg, m.packetsDropped)
-		m.streamsBad = register(reg, m.streamsBad)
 	}
-	for _, reason := range []string{dropUnconnected, dropQueue, dropStream, dropKind} {
+	for _, reason := range []string{dropUnconnected, dropQueue, dropConnection, dropKind} {
 		m.packetsDropped.WithLabelValues(reason)
 	}
 	return m

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	quicgo "github.com/quic-go/quic-go"
 
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -22,8 +24,17 @@ import (
 //	length  2 bytes, big endian, at most overlay.MaxPacket
 //	payload length bytes
 //
-// A connection that carries datagrams could take packets too; nothing outside
-// writePackets and readPackets knows about the stream.
+// If the stream runs over QUIC, packets move to that connection's datagrams
+// (RFC 9221) as soon as the receiver has said, by the byte datagramsRead on the
+// same stream, that it reads them: nothing else proves that somebody listens,
+// and who never says so gets everything on the stream. Streams over a circuit,
+// TCP or WebSocket stay streams. A datagram is
+//
+//	kind    1 byte
+//	payload the rest, at most overlay.MaxPacket bytes
+//
+// Datagrams belong to the stream: it stays open while they are sent, and the
+// receiver reads them until it ends.
 const (
 	packetProtocol = overlay.Protocol("/obelisk/packet/1")
 	frameHeader    = 3
@@ -31,6 +42,8 @@ const (
 	packetQueue = 128
 	// packetTimeout bounds opening the stream and each write to it.
 	packetTimeout = 10 * time.Second
+	// datagramsRead is the receiver's only word on a packet stream.
+	datagramsRead = 1
 )
 
 // packets is the state behind overlay.Packets.
@@ -38,20 +51,27 @@ type packets struct {
 	mu        sync.Mutex
 	receivers map[overlay.PacketKind]func(peer.ID, []byte) // guarded by mu
 	out       map[peer.ID]*packetWriter                    // guarded by mu
-	in        map[peer.ID]overlay.Stream                   // guarded by mu; one for each sender
+	in        map[peer.ID]*packetReader                    // guarded by mu; one for each sender
 }
 
 // packetWriter is the way to one peer. It exists from the first packet until
-// its stream fails or the peer is lost.
+// its stream fails, a better connection comes up, or the peer is lost.
 type packetWriter struct {
-	queue chan []byte   // frames
-	lost  chan struct{} // closed when the peer has no connection any more
+	queue   chan []byte   // kind, payload
+	lost    chan struct{} // closed when its connection is gone or not the best any more
+	relayed bool          // guarded by packets.mu; its stream runs over a circuit
+}
+
+// packetReader is the stream on which one peer's packets come.
+type packetReader struct {
+	stream overlay.Stream
+	done   chan struct{} // closed when nothing reads for it any more
 }
 
 func (s *packets) init() {
 	s.receivers = make(map[overlay.PacketKind]func(peer.ID, []byte))
 	s.out = make(map[peer.ID]*packetWriter)
-	s.in = make(map[peer.ID]overlay.Stream)
+	s.in = make(map[peer.ID]*packetReader)
 }
 
 // Send implements overlay.Packets.
@@ -63,11 +83,7 @@ func (h *Host) Send(p peer.ID, kind overlay.PacketKind, payload []byte) error {
 		h.metrics.dropped(dropUnconnected, 1)
 		return nil
 	}
-	frame := make([]byte, frameHeader+len(payload))
-	frame[0] = byte(kind)
-	binary.BigEndian.PutUint16(frame[1:], uint16(len(payload)))
-	copy(frame[frameHeader:], payload)
-
+	packet := append(append(make([]byte, 0, 1+len(payload)), byte(kind)), payload...)
 	h.packets.mu.Lock()
 	defer h.packets.mu.Unlock()
 	w := h.packets.out[p]
@@ -79,7 +95,7 @@ func (h *Host) Send(p peer.ID, kind overlay.PacketKind, payload []byte) error {
 		h.packets.out[p] = w
 	}
 	select {
-	case w.queue <- frame:
+	case w.queue <- packet:
 	default:
 		h.metrics.dropped(dropQueue, 1)
 	}
@@ -95,37 +111,99 @@ func (h *Host) writePackets(p peer.ID, w *packetWriter) {
 	if err != nil {
 		return
 	}
-	defer func() { _ = s.Reset() }()
+	if pathOf(s.Conn()) == overlay.PathRelayed && !h.stayRelayed(p, w) {
+		_ = s.Reset()
+		return
+	}
+	agreed, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		awaitDatagrams(s, agreed)
+	}()
+	defer func() {
+		_ = s.Reset()
+		<-ended
+	}()
+	var datagrams *quicgo.Conn // once agreed
 	buf := bufio.NewWriterSize(s, 4<<10)
 	for {
+		var packet []byte
 		select {
 		case <-h.done:
 			return
 		case <-w.lost:
 			return
-		case frame := <-w.queue:
-			_ = s.SetWriteDeadline(time.Now().Add(packetTimeout))
-			n := 1
-			_, err := buf.Write(frame)
-			for more := true; more && err == nil; {
-				select {
-				case frame = <-w.queue:
-					n++
-					_, err = buf.Write(frame)
-				default:
-					more = false
-				}
-			}
+		case <-ended:
+			return
+		case <-agreed:
+			agreed = nil
+			datagrams = datagramConn(s.Conn())
+			continue
+		case packet = <-w.queue:
+		}
+		if datagrams != nil {
+			err = datagrams.SendDatagram(packet) // waits while 32 of them are on the way out
 			if err == nil {
-				err = buf.Flush()
+				h.metrics.packetsSent.WithLabelValues(byDatagram).Inc()
+				continue
 			}
-			if err != nil {
-				h.metrics.dropped(dropStream, n)
+			if !errors.As(err, new(*quicgo.DatagramTooLargeError)) {
+				h.metrics.dropped(dropConnection, 1)
 				return
 			}
-			h.metrics.packetsSent.Add(float64(n))
+		}
+		if n, err := writeFrames(s, buf, packet, w.queue); err != nil {
+			h.metrics.dropped(dropConnection, n)
+			return
+		} else {
+			h.metrics.packetsSent.WithLabelValues(byStream).Add(float64(n))
 		}
 	}
+}
+
+// writeFrames writes packet and what else waits, and says how many those were.
+func writeFrames(s network.Stream, buf *bufio.Writer, packet []byte, queue <-chan []byte) (n int, err error) {
+	_ = s.SetWriteDeadline(time.Now().Add(packetTimeout))
+	for {
+		n++
+		header := [frameHeader]byte{packet[0]}
+		binary.BigEndian.PutUint16(header[1:], uint16(len(packet)-1))
+		if _, err := buf.Write(header[:]); err != nil {
+			return n, err
+		}
+		if _, err := buf.Write(packet[1:]); err != nil {
+			return n, err
+		}
+		select {
+		case packet = <-queue:
+		default:
+			return n, buf.Flush()
+		}
+	}
+}
+
+// awaitDatagrams closes agreed if the receiver says that it reads datagrams,
+// and returns when the stream has ended or it says anything else.
+func awaitDatagrams(s network.Stream, agreed chan<- struct{}) {
+	var word [1]byte
+	if _, err := io.ReadFull(s, word[:]); err != nil || word[0] != datagramsRead {
+		return
+	}
+	close(agreed)
+	_, _ = s.Read(word[:])
+}
+
+// datagramConn returns the QUIC connection under c if both ends take datagrams,
+// else nil.
+func datagramConn(c network.Conn) *quicgo.Conn {
+	var q *quicgo.Conn
+	if pathOf(c) != overlay.PathDirect || !c.As(&q) {
+		return nil
+	}
+	if can := q.ConnectionState().SupportsDatagrams; !can.Local || !can.Remote {
+		return nil
+	}
+	return q
 }
 
 // endPackets takes w out of use; the next packet starts anew.
@@ -135,10 +213,11 @@ func (h *Host) endPackets(p peer.ID, w *packetWriter) {
 	if h.packets.out[p] == w {
 		delete(h.packets.out, p)
 	}
-	h.metrics.dropped(dropStream, len(w.queue))
+	h.metrics.dropped(dropConnection, len(w.queue))
 }
 
-// losePackets ends the writer of a peer that has no connection any more.
+// losePackets ends the writer to p: its connection is gone, or there is a better
+// one. The next packet starts anew.
 func (h *Host) losePackets(p peer.ID) {
 	h.packets.mu.Lock()
 	defer h.packets.mu.Unlock()
@@ -148,8 +227,28 @@ func (h *Host) losePackets(p peer.ID) {
 	}
 }
 
-// Receive implements overlay.Packets. Packets of different peers come from
-// different goroutines.
+// upgradePackets ends the writer to p if it uses a circuit: there is a direct
+// connection now.
+func (h *Host) upgradePackets(p peer.ID) {
+	h.packets.mu.Lock()
+	defer h.packets.mu.Unlock()
+	if w := h.packets.out[p]; w != nil && w.relayed {
+		delete(h.packets.out, p)
+		close(w.lost)
+	}
+}
+
+// stayRelayed notes that w uses a circuit; false if it need not any more.
+func (h *Host) stayRelayed(p peer.ID, w *packetWriter) bool {
+	h.packets.mu.Lock()
+	w.relayed = true
+	h.packets.mu.Unlock()
+	c := best(h.swarm.ConnsToPeer(p))
+	return c != nil && pathOf(c) == overlay.PathRelayed
+}
+
+// Receive implements overlay.Packets. Packets of different peers, and one peer's
+// on the stream and by datagram, come from different goroutines.
 func (h *Host) Receive(kind overlay.PacketKind, fn func(from peer.ID, payload []byte)) {
 	h.packets.mu.Lock()
 	defer h.packets.mu.Unlock()
@@ -158,45 +257,98 @@ func (h *Host) Receive(kind overlay.PacketKind, fn func(from peer.ID, payload []
 
 // readPackets is the handler of packetProtocol.
 func (h *Host) readPackets(s overlay.Stream) {
+	r := &packetReader{stream: s, done: make(chan struct{})}
+	defer close(r.done)
 	defer func() { _ = s.Reset() }()
 	p := s.Peer()
 	h.packets.mu.Lock()
 	old := h.packets.in[p]
-	h.packets.in[p] = s
+	h.packets.in[p] = r
 	h.packets.mu.Unlock()
-	if old != nil {
-		_ = old.Reset() // a peer has one at a time; it gave that one up
-	}
 	defer func() {
 		h.packets.mu.Lock()
 		defer h.packets.mu.Unlock()
-		if h.packets.in[p] == s {
+		if h.packets.in[p] == r {
 			delete(h.packets.in, p)
 		}
 	}()
+	if old != nil {
+		_ = old.stream.Reset() // a peer has one at a time; it gave that one up
+		select {
+		case <-old.done: // so that one goroutine reads a connection's datagrams
+		case <-h.done:
+			return
+		}
+	}
+	if native, ok := s.(stream); ok {
+		if q := datagramConn(native.s.Conn()); q != nil {
+			ctx, cancel := context.WithCancel(context.Background())
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				h.readDatagrams(ctx, p, q)
+			}()
+			defer func() {
+				cancel()
+				<-ended
+			}()
+			_ = s.SetWriteDeadline(time.Now().Add(packetTimeout))
+			if _, err := s.Write([]byte{datagramsRead}); err != nil {
+				return
+			}
+		}
+	}
+	if err := h.readFrames(p, s); err != nil {
+		h.metrics.malformed.WithLabelValues(byStream).Inc()
+	}
+}
+
+// readFrames takes packets off a stream until it ends; an error means a frame
+// that cannot be.
+func (h *Host) readFrames(p peer.ID, s overlay.Stream) error {
 	r := bufio.NewReaderSize(s, 4<<10)
 	var header [frameHeader]byte
 	buf := make([]byte, overlay.MaxPacket)
 	for {
 		if _, err := io.ReadFull(r, header[:]); err != nil {
-			return
+			return nil
 		}
 		size := int(binary.BigEndian.Uint16(header[1:]))
 		if size > overlay.MaxPacket {
-			h.metrics.streamsBad.Inc()
-			return
+			return overlay.ErrPacketSize
 		}
 		if _, err := io.ReadFull(r, buf[:size]); err != nil {
+			return nil
+		}
+		h.takePacket(p, byStream, overlay.PacketKind(header[0]), buf[:size])
+	}
+}
+
+// readDatagrams takes packets off a QUIC connection until it or ctx ends. What
+// comes faster than it is taken is dropped by QUIC: at most 128 wait.
+func (h *Host) readDatagrams(ctx context.Context, p peer.ID, q *quicgo.Conn) {
+	for {
+		b, err := q.ReceiveDatagram(ctx)
+		if err != nil {
 			return
 		}
-		kind := overlay.PacketKind(header[0])
-		h.packets.mu.Lock()
-		fn := h.packets.receivers[kind]
-		h.packets.mu.Unlock()
-		if fn == nil {
-			h.metrics.dropped(dropKind, 1)
+		if len(b) == 0 || len(b)-1 > overlay.MaxPacket {
+			h.metrics.malformed.WithLabelValues(byDatagram).Inc()
 			continue
 		}
-		fn(p, buf[:size])
+		h.takePacket(p, byDatagram, overlay.PacketKind(b[0]), b[1:])
 	}
+}
+
+// takePacket hands a packet to who receives its kind.
+func (h *Host) takePacket(p peer.ID, path string, kind overlay.PacketKind, payload []byte) {
+	h.packets.mu.Lock()
+	fn := h.packets.receivers[kind]
+	h.packets.mu.Unlock()
+	if fn == nil {
+		h.metrics.dropped(dropKind, 1)
+		return
+	}
+	h.metrics.packetsReceived.WithLabelValues(path).Inc()
+	fn(p, payload)
 }

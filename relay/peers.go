@@ -31,7 +31,11 @@ func pathOf(c network.Conn) overlay.Path {
 // connected and disconnected are told by libp2p, once each for a connection
 // and in this order.
 func (h *Host) connected(_ network.Network, c network.Conn) {
-	h.table.Add(c.RemotePeer(), pathOf(c))
+	p := c.RemotePeer()
+	if pathOf(c) == overlay.PathDirect {
+		h.upgradePackets(p)
+	}
+	h.table.Add(p, pathOf(c))
 }
 
 func (h *Host) disconnected(_ network.Network, c network.Conn) {
