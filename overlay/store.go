@@ -150,9 +150,9 @@ type Commit struct {
 	Time    time.Time // becomes StoredRecord.Received
 	Records []Arrival // no ID twice
 	Logs    []LogAppend
-	DropLog []LogID // logs whose entries are all removed, before Logs are written
+	DropLog []LogID  // logs whose entries are all removed, before Logs are written
 	CutLog  []LogCut // removed before Logs are written
-	Values  []Value // in order: of two with one key the later counts
+	Values  []Value  // in order: of two with one key the later counts
 
 	// What a scrub repairs, before Records are stored.
 
