@@ -20,9 +20,14 @@ import (
 // before it runs.
 func realPillar(t testing.TB, net *memnet.Network, network *identity.NetworkKey, mesh func(*overlay.Pillar, *identity.PillarKey, *memnet.Host) overlay.Mesh) (*overlay.Pillar, *memnet.Host) {
 	t.Helper()
+	return realPillarOver(t, store.NewMemory(), net, network, mesh)
+}
+
+func realPillarOver(t testing.TB, disk overlay.Store, net *memnet.Network, network *identity.NetworkKey, mesh func(*overlay.Pillar, *identity.PillarKey, *memnet.Host) overlay.Mesh) (*overlay.Pillar, *memnet.Host) {
+	t.Helper()
 	key := identity.NewPillarKey()
 	host := net.Host(peer.ID(key.ID()), "")
-	p, err := overlay.NewPillar(overlay.PillarConfig{Network: network.ID(), Key: key, Store: store.NewMemory(), Links: host, Peers: host,
+	p, err := overlay.NewPillar(overlay.PillarConfig{Network: network.ID(), Key: key, Store: disk, Links: host, Peers: host,
 		Admit: func(now uint64) (identity.Admission, error) {
 			return network.Admit(key.ID(), now, now+20*overlay.DayMillis), nil
 		},
@@ -54,9 +59,28 @@ func realPillar(t testing.TB, net *memnet.Network, network *identity.NetworkKey,
 }
 
 func TestPillarIsReplica(t *testing.T) {
+	testPillarIsReplica(t, func(*testing.T) overlay.Store { return store.NewMemory() })
+}
+
+func TestPillarOverPebbleIsReplica(t *testing.T) {
+	testPillarIsReplica(t, func(t *testing.T) overlay.Store {
+		disk, err := store.OpenPebble(store.PebbleConfig{Dir: t.TempDir(), Memory: 4 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := disk.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return disk
+	})
+}
+
+func testPillarIsReplica(t *testing.T, disk func(t *testing.T) overlay.Store) {
 	replicatest.Run(t, func(t *testing.T, mesh overlay.Mesh) replicatest.Subject {
 		network, net := identity.NewNetworkKey(), memnet.New()
-		p, host := realPillar(t, net, network, func(*overlay.Pillar, *identity.PillarKey, *memnet.Host) overlay.Mesh { return mesh })
+		p, host := realPillarOver(t, disk(t), net, network, func(*overlay.Pillar, *identity.PillarKey, *memnet.Host) overlay.Mesh { return mesh })
 		return replicatest.Subject{Network: network, Replica: p, Records: p, Notes: p,
 			Submit: func(raws ...[]byte) {
 				t.Helper()

@@ -27,6 +27,7 @@ type LogState struct {
 	Pillar identity.PillarID // who writes it
 	Nonce  [LogNonceLen]byte // with Pillar the LogID's preimage
 	Position
+	Base    Mark     // everything up to here is one run of gone entries; Seq 0: none is
 	Dies    uint64   // latest expiry in what is held, Unix ms
 	Head    *Head    // newest signed head known; may be past all that is held; nil for an own log that was never served
 	Islands []Island // ascending, apart from the prefix and each other; at most MaxIslands
@@ -140,9 +141,10 @@ func lackKey(log LogID, seq uint64) string {
 
 // Encode returns the state's value, without Lacks:
 // [pillar bin, nonce bin, log bin, seq, hash bin, dies, head bin or empty,
-// list of island [after seq, after hash bin, end seq, end hash bin]].
+// list of island [after seq, after hash bin, end seq, end hash bin], base seq,
+// base hash bin].
 func (s *LogState) Encode() []byte {
-	b := canon.AppendArray(nil, 8)
+	b := canon.AppendArray(nil, 10)
 	b = canon.AppendBin(b, s.Pillar)
 	b = canon.AppendBin(b, s.Nonce[:])
 	b = canon.AppendBin(b, s.Log[:])
@@ -162,14 +164,15 @@ func (s *LogState) Encode() []byte {
 		b = canon.AppendUint(b, i.End.Seq)
 		b = canon.AppendBin(b, i.End.Hash[:])
 	}
-	return b
+	b = canon.AppendUint(b, s.Base.Seq)
+	return canon.AppendBin(b, s.Base.Hash[:])
 }
 
 // DecodeLogState reads what Encode wrote.
 func DecodeLogState(data []byte) (LogState, error) {
 	r := canon.NewReader(bytes.Clone(data))
 	var s LogState
-	r.Array(8)
+	r.Array(10)
 	s.Pillar = readPillar(r)
 	copy(s.Nonce[:], r.BinExact(LogNonceLen))
 	s.Log = readLog(r)
@@ -188,6 +191,7 @@ func DecodeLogState(data []byte) (LogState, error) {
 			After: Mark{r.Uint(), readHash(r)}, End: Mark{r.Uint(), readHash(r)},
 		})
 	}
+	s.Base = Mark{r.Uint(), readHash(r)}
 	return s, r.End()
 }
 

@@ -36,7 +36,8 @@ type CommitEvent struct {
 	Logs []LogCommit // what was appended, to the own log and to followed ones
 	New  []*Record   // records that were not stored before, in local order
 	// Gone are records that were counted once and turned out not to be there:
-	// lost by the disk or deleted by hand.
+	// lost by the disk or deleted by hand. Of one that is in New too, it is the
+	// second life.
 	Gone    []RecordStub
 	Dropped []LogID // logs that are held no more
 }
@@ -53,7 +54,8 @@ type LogCommit struct {
 	State LogState // after it
 	Own   bool     // the log this pillar writes in this run
 	// From is the sequence of Entries[0]. Entries may lie above the prefix: then
-	// they are an island, or part of one, or they joined it to the prefix.
+	// they are an island, or part of one, or they joined it to the prefix. With
+	// none, only what is lacking or gone of the log has changed.
 	From    uint64
 	Entries []BatchEntry
 	// Rewritten: the state is not a continuation. It may hold less than before,

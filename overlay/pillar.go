@@ -123,7 +123,8 @@ func (c *PillarConfig) Validate() error {
 //
 // and beside it pillar_replica.go (what replication asks), pillar_find.go
 // (lookups and the mailbox check), pillar_record.go (its own roster record),
-// pillar_clock.go and pillar_expiry.go (time), pillar_nodes.go (the directory
+// pillar_apply.go (runs of others' logs), pillar_clock.go and pillar_expiry.go
+// (time), scrub.go (what the disk lost), pillar_nodes.go (the directory
 // for operators), pillar_metrics.go.
 type Pillar struct {
 	cfg      PillarConfig
@@ -164,6 +165,7 @@ type Pillar struct {
 	local    uint64              // newest published local commit sequence
 	logs     map[LogID]*LogState // replaced, never changed
 	grown    map[LogID]uint64    // when they were appended to in this run, Unix ms
+	drops    uint64              // how often logs were dropped in this run
 	ownLog   LogID               // of this run; zero before its first entry
 	closed   bool                // no further streams
 	open     map[*pillarSession]struct{}
@@ -173,6 +175,8 @@ type Pillar struct {
 	watching map[identity.AccountID]map[*pillarSession]struct{}
 	lastSeen map[identity.DeviceID]time.Time // devices that were here in this run, bounded
 	dropped  Day                             // records of earlier days are gone
+	// strayLacks are lacks that were found of no entry; the first scrub's.
+	strayLacks []Value
 	// rosterNews are records the roster took and that are neither saved nor
 	// pushed yet; rosterWake tells.
 	rosterNews []*Record
@@ -227,20 +231,17 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 func (p *Pillar) load() error {
 	view := p.cfg.Store.View()
 	defer view.Close()
-	var bad error
 	err := view.Values(logStatePrefix, func(key string, data []byte) bool {
 		state, err := DecodeLogState(data)
-		if err != nil {
-			bad = fmt.Errorf("state of a log: %w", err)
-			return false
+		if err != nil || key != state.Key() {
+			// Its entries are of no use without it, and go with the first scrub.
+			p.log.Error("state of a log lost", "err", err)
+			return true
 		}
 		p.logs[state.Log] = &state
 		return true
 	})
-	if err = errors.Join(err, bad); err != nil {
-		return err
-	}
-	if err := p.loadLacks(view); err != nil {
+	if err = errors.Join(err, p.loadLacks(view)); err != nil {
 		return err
 	}
 	p.local = view.LastLocal()
@@ -250,19 +251,15 @@ func (p *Pillar) load() error {
 // loadLacks adds the lacks to the states that were loaded. Those of no entry
 // that is held are left to the scrub.
 func (p *Pillar) loadLacks(view View) error {
-	var bad error
-	err := view.Values(lackPrefix, func(key string, data []byte) bool {
+	return view.Values(lackPrefix, func(key string, data []byte) bool {
 		log, lack, err := decodeLack(key, data)
-		if err != nil {
-			bad = fmt.Errorf("lack of a log: %w", err)
-			return false
-		}
-		if s := p.logs[log]; s != nil && s.Holds(lack.Seq) && len(s.Lacks) < MaxLacks {
+		if s := p.logs[log]; err == nil && s != nil && s.Holds(lack.Seq) && len(s.Lacks) < MaxLacks {
 			s.Lacks = append(s.Lacks, lack)
+		} else {
+			p.strayLacks = append(p.strayLacks, Value{Key: key})
 		}
 		return true
 	})
-	return errors.Join(err, bad)
 }
 
 // Run serves until ctx ends, then ends all sessions, commits what was accepted
@@ -282,6 +279,7 @@ func (p *Pillar) Run(ctx context.Context, mesh Mesh) error {
 	others.Go(func() { p.watermarkLoop(ctx) })
 	others.Go(func() { p.askLoop(ctx) })
 	others.Go(func() { p.tickLoop(ctx) })
+	others.Go(func() { p.scrubLoop(ctx) })
 	close(p.started)
 
 	<-ctx.Done()

@@ -29,9 +29,12 @@ type commitJob struct {
 	arrivals []*Record
 	via      Via
 	values   []Value
-	drop     []LogID // logs to be forgotten
-	dead     uint64  // not zero: only if they are still dead at that time, Unix ms
-	lapse    uint64  // not zero: lacks that are expired at that time are none any more
+	fix      *recordFix // what a scrub found of records and boxes
+	logFix   *logFix    // and of a log
+	drop     []LogID    // logs to be forgotten
+	stray    bool       // only those of which there is no state
+	dead     uint64     // not zero: only if they are still dead at that time, Unix ms
+	lapse    uint64     // not zero: lacks that are expired at that time are none any more
 	// done, of capacity 1, gets the result. Without it the chunk is given back
 	// by the committer.
 	done chan error
@@ -88,6 +91,7 @@ type committer struct {
 	filled  []Dot
 	ended   []endedLack
 	dropped []LogID
+	gone    []RecordStub
 
 	accounts []*Record // account records that were new in it
 
@@ -169,10 +173,15 @@ func (c *committer) begin() {
 	c.jobs, c.errs, c.recs, c.order = c.jobs[:0], c.errs[:0], c.recs[:0], c.order[:0]
 	c.weight, c.bytes = 0, 0
 	c.commit = Commit{Time: c.p.cfg.Now(), Records: c.commit.Records[:0]}
-	c.own, c.event, c.dropped = LogCommit{}, nil, nil
+	c.own, c.event, c.dropped, c.gone = LogCommit{}, nil, nil, nil
 	c.filled, c.ended = c.filled[:0], c.ended[:0]
+	c.p.mu.Lock()
+	dropped := c.p.dropped
+	c.p.mu.Unlock()
 	for i := range c.later {
-		c.arrive(&c.later[i], nil)
+		if DayOf(c.later[i].Expires) >= dropped { // else it would be a record without bytes
+			c.arrive(&c.later[i], nil)
+		}
 	}
 	clear(c.later)
 	c.later = c.later[:0]
@@ -197,10 +206,14 @@ func (c *committer) take() {
 			c.arrive(&Arrival{ID: rec.ID, Created: rec.Created, Expires: rec.Expires, Raw: rec.Raw,
 				Boxes: BoxesOf(rec), Via: job.via}, rec)
 		}
+	case job.fix != nil:
+		c.takeFix(job.fix)
+	case job.logFix != nil:
+		err = c.takeLogFix(job.logFix)
 	}
 	if err == nil {
 		c.commit.Values = append(c.commit.Values, job.values...)
-		c.takeDrops(job.drop, job.dead)
+		c.takeDrops(&job)
 		if job.lapse > 0 {
 			c.lapse(job.lapse)
 		}
@@ -358,7 +371,7 @@ func (c *committer) write() {
 	}
 	var done Committed
 	var err error
-	if len(c.commit.Records)+len(c.commit.Logs)+len(c.commit.Values)+len(c.commit.DropLog) > 0 {
+	if !c.empty() {
 		start := time.Now()
 		if done, err = p.cfg.Store.Commit(&c.commit); err != nil {
 			c.fail(err)
@@ -372,6 +385,13 @@ func (c *committer) write() {
 	for _, rec := range c.accounts { // now that who submitted them is answered
 		p.endRemoved(rec)
 	}
+}
+
+// empty reports whether there is nothing to commit.
+func (c *committer) empty() bool {
+	x := &c.commit
+	return len(x.Records)+len(x.Logs)+len(x.Values)+len(x.DropLog)+len(x.CutLog)+
+		len(x.Forget)+len(x.Unfile)+len(x.Refile) == 0
 }
 
 // fail closes the log: from here on only reads are served.
@@ -390,7 +410,7 @@ func (c *committer) fail(err error) {
 // the pillar says of itself and reaches the mesh and connected recipients.
 func (c *committer) publish(done *Committed) {
 	p := c.p
-	event := &CommitEvent{Time: c.commit.Time, Logs: c.event, Dropped: c.dropped}
+	event := &CommitEvent{Time: c.commit.Time, Logs: c.event, Dropped: c.dropped, Gone: c.gone}
 	if len(c.own.Entries) > 0 {
 		event.Logs = append(event.Logs, c.own)
 	}
@@ -417,7 +437,7 @@ func (c *committer) publish(done *Committed) {
 		}
 		p.mailboxes.note(rec)
 	}
-	if len(event.Logs)+len(event.New)+len(event.Dropped) > 0 {
+	if len(event.Logs)+len(event.New)+len(event.Dropped)+len(event.Gone) > 0 {
 		p.mesh.Committed(event)
 	}
 	for _, s := range woken {

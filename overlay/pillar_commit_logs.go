@@ -39,6 +39,13 @@ func (c *committer) fits(job *commitJob) bool {
 		log := job.run.state.Log
 		return c.states[log] == nil && !slices.Contains(c.commit.DropLog, log)
 	}
+	if job.logFix != nil {
+		log := job.logFix.log
+		return c.states[log] == nil && !slices.Contains(c.commit.DropLog, log)
+	}
+	if job.fix != nil {
+		return !slices.ContainsFunc(job.fix.forget, func(f Forgotten) bool { _, ok := c.batch[f.ID]; return ok })
+	}
 	return !slices.ContainsFunc(job.drop, func(log LogID) bool { return c.states[log] != nil })
 }
 
@@ -235,6 +242,7 @@ func (c *committer) takePiece(run *followedRun, p *piece, entries []BatchEntry, 
 		next.Dies = max(next.Dies, e.Expires)
 		at += e.Len()
 		if e.Len() > 1 { // stored at its end: what follows is another append
+			c.commit.CutLog = append(c.commit.CutLog, LogCut{log, at - e.Len() + 1, at})
 			if len(appended.Entries) > 0 {
 				c.commit.Logs = append(c.commit.Logs, appended)
 			}
@@ -253,6 +261,9 @@ func (c *committer) takePiece(run *followedRun, p *piece, entries []BatchEntry, 
 		}
 	}
 	c.commit.Logs = append(c.commit.Logs, appended)
+	if len(entries) > 0 && entries[0].Why == WhyGone && p.after.Seq <= next.Base.Seq {
+		next.Base = Mark{p.after.Seq + entries[0].Len(), Hash(entries[0].ID)}
+	}
 }
 
 // lapse marks the lacks whose records are expired at now (Unix ms).
@@ -320,14 +331,15 @@ type endedLack struct {
 	id  RecordID
 }
 
-// takeDrops forgets logs. If dead is set, only those that are still dead then.
-func (c *committer) takeDrops(drop []LogID, dead uint64) {
+// takeDrops forgets logs.
+func (c *committer) takeDrops(job *commitJob) {
 	p := c.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, log := range drop {
+	for _, log := range job.drop {
 		s := p.logs[log]
-		if slices.Contains(c.commit.DropLog, log) || dead > 0 && (s == nil || !p.deadLocked(s, dead)) {
+		if slices.Contains(c.commit.DropLog, log) || job.stray && s != nil ||
+			job.dead > 0 && (s == nil || !p.deadLocked(s, job.dead)) {
 			continue
 		}
 		c.commit.DropLog = append(c.commit.DropLog, log)
@@ -346,6 +358,9 @@ func (c *committer) takeDrops(drop []LogID, dead uint64) {
 // publishLogs makes what was committed the published states. p.mu is held.
 func (c *committer) publishLogs() {
 	p := c.p
+	if len(c.commit.DropLog) > 0 {
+		p.drops++
+	}
 	for _, log := range c.commit.DropLog {
 		delete(p.logs, log)
 		delete(p.grown, log)

@@ -21,6 +21,9 @@ type pillarMetrics struct {
 	droppedDays prometheus.Counter
 	watermarks  prometheus.Counter
 	lacks       prometheus.Gauge
+	scrubbed    prometheus.Counter
+	scrubPasses prometheus.Counter
+	repairs     *prometheus.CounterVec // by what was repaired
 }
 
 func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
@@ -46,6 +49,10 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		watermarks:  pillarMetric(reg, prometheus.NewCounter(counter("watermarks_total", "Watermarks sent."))),
 		lacks: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_lacks", Help: "Records that entries of logs name and that are missing here."})),
+		scrubbed:    pillarMetric(reg, prometheus.NewCounter(counter("scrubbed_total", "Records, box entries and log entries that the scrub looked at."))),
+		scrubPasses: pillarMetric(reg, prometheus.NewCounter(counter("scrub_passes_total", "Times the scrub went through the whole store."))),
+		repairs: pillarMetric(reg, prometheus.NewCounterVec(counter("scrub_repairs_total",
+			"What the scrub repaired: record (without bytes, removed), box (entry written), orphan (of a record without its entry, stored again), unfiled (entry of no record, removed), hole (of a log), lack, trimmed (log entries), stray (log without state)."), []string{"what"})),
 	}
 	m.stored = m.submissions.WithLabelValues("stored")
 	m.duplicate = m.submissions.WithLabelValues("duplicate")

@@ -116,6 +116,27 @@ type LogAppend struct {
 	Entries []LogEntry
 }
 
+// LogCut is entries From..To of a log, to be removed.
+type LogCut struct {
+	Log      LogID
+	From, To uint64
+}
+
+// Place is an entry of a box, by its key.
+type Place struct {
+	Day   Day
+	Box   BoxID
+	Local uint64
+}
+
+// Forgotten is a record to be removed, with the boxes it is filed in as far as
+// they are known. The one that its bytes are in is always known to the Store.
+type Forgotten struct {
+	ID    RecordID
+	Day   Day
+	Boxes []BoxID
+}
+
 // Value is a small opaque value; nil data deletes the key. Keys are at most 64
 // bytes, values at most 64 KiB; the first bytes of a key name its owner,
 // e.g. "head/".
@@ -129,8 +150,21 @@ type Commit struct {
 	Time    time.Time // becomes StoredRecord.Received
 	Records []Arrival // no ID twice
 	Logs    []LogAppend
-	DropLog []LogID // logs whose entries are all removed, before Logs are written
-	Values  []Value // in order: of two with one key the later counts
+	DropLog []LogID  // logs whose entries are all removed, before Logs are written
+	CutLog  []LogCut // removed before Logs are written
+	Values  []Value  // in order: of two with one key the later counts
+
+	// What a scrub repairs, before Records are stored.
+
+	// Forget removes records, or what is left of them; one that is in Records as
+	// well is new.
+	Forget []Forgotten
+	// Unfile removes box entries.
+	Unfile []Place
+	// Refile files records that are stored in those of their Boxes that have no
+	// entry of them, at the place they have in local order. Their bytes stay
+	// where they are.
+	Refile []Arrival
 }
 
 // Committed is what a Store says of a Commit.
@@ -198,7 +232,33 @@ type View interface {
 	Values(prefix string, fn func(key string, data []byte) bool) error
 	// LastLocal is the newest local commit sequence in the snapshot.
 	LastLocal() uint64
+	// Parts shows what the snapshot is made of.
+	Parts() Parts
 	Close() error
+}
+
+// Parts is a View for the scrub: the columns of the store one by one, whether
+// or not they fit together. Everything else of a View passes over records whose
+// bytes are missing, but for Has and Records, which look at no bytes.
+type Parts interface {
+	// Days returns the expiry days of which anything is stored, ascending.
+	Days() ([]Day, error)
+	// Heads calls fn for the records of a day whose ID follows after, ascending,
+	// without bytes.
+	Heads(day Day, after RecordID, fn func(r StoredRecord) bool) error
+	// Places calls fn for the box entries of a day that follow after, by (box,
+	// local sequence). Raw is nil if the entry has not got the bytes itself.
+	Places(day Day, after Place, fn func(p Place, e BoxEntry) bool) error
+	// Bodies calls fn for the bytes of records that are in no box, of the IDs of
+	// a day that follow after, ascending.
+	Bodies(day Day, after RecordID, fn func(id RecordID, raw []byte) bool) error
+	// Locals returns the local sequences of records, 0 for one that is not
+	// stored; the Days of refs must be known.
+	Locals(refs []Ref) ([]uint64, error)
+	// Filed reports which box entries there are.
+	Filed(places []Place) ([]bool, error)
+	// Logs calls fn for every log that has entries.
+	Logs(fn func(log LogID) bool) error
 }
 
 // BoxEntry is a record's place in a box.

@@ -97,11 +97,13 @@ func (m *merge) run(v *view, bodies bool, fn func(r overlay.BoxEntry) bool) erro
 			return err
 		}
 		if bodies {
-			if r.Raw, err = m.raw(v, d, form, rest); err != nil {
-				return err
-			}
+			r.Raw, err = m.raw(v, d, form, rest)
 		}
-		if !fn(r) {
+		switch {
+		case errors.Is(err, errNoBody): // see there
+		case err != nil:
+			return err
+		case !fn(r):
 			return nil
 		}
 		if d.it.Next() {

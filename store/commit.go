@@ -25,6 +25,9 @@ type committer struct {
 	head head
 	seen map[overlay.RecordID]struct{}
 	days []dayInfo
+
+	forgotten map[overlay.RecordID]struct{} // by the commit that is built
+	dirty     []overlay.Day                 // days whose count fell
 }
 
 // Commit implements overlay.Store.
@@ -78,19 +81,29 @@ func (p *Pebble) build(b *pebble.Batch, c *overlay.Commit) (overlay.Committed, s
 	w := &p.scratch
 	next := p.last
 	done := overlay.Committed{Local: make([]uint64, len(c.Records)), New: make([]bool, len(c.Records))}
+	w.days, w.dirty = append(w.days[:0], p.last.days...), w.dirty[:0]
+	if err := p.repair(b, c); err != nil {
+		return done, next, err
+	}
 	if len(c.Records) > 0 {
-		w.days = append(w.days[:0], p.last.days...)
 		if err := p.addRecords(b, c, &next, &done); err != nil {
 			return done, next, err
 		}
-		if next.local != p.last.local {
-			w.addDays(b, &next, p.last.local)
-		}
+	}
+	if next.local != p.last.local || len(w.dirty) > 0 {
+		w.addDays(b, &next, p.last.local)
 	}
 	for i := range c.DropLog {
 		// Before the new entries: a later operation of a batch wins.
 		low := logKey(nil, &c.DropLog[i], 0)
 		if err := b.DeleteRange(low, successor(low[:logLen-8]), nil); err != nil {
+			return done, next, err
+		}
+	}
+	for i := range c.CutLog {
+		cut := &c.CutLog[i]
+		low, high := logKey(nil, &cut.Log, cut.From), append(logKey(nil, &cut.Log, cut.To), 0)
+		if err := b.DeleteRange(low, high, nil); err != nil {
 			return done, next, err
 		}
 	}
@@ -140,6 +153,9 @@ func (p *Pebble) addRecords(b *pebble.Batch, c *overlay.Commit, next *summary, d
 		day := overlay.DayOf(a.Expires)
 		w.key = recordKey(w.key[:0], day, &a.ID)
 		stored, err := known.head(w.key, &w.head)
+		if _, gone := w.forgotten[a.ID]; gone {
+			stored = false
+		}
 		if err == nil && stored {
 			err = w.addDot(b, a)
 			done.Local[i] = w.head.local
@@ -216,7 +232,7 @@ func (w *committer) file(b *pebble.Batch, a *overlay.Arrival, day overlay.Day, l
 
 // count counts a new record of day.
 func (w *committer) count(day overlay.Day, local uint64) {
-	i, found := slices.BinarySearchFunc(w.days, day, func(d dayInfo, day overlay.Day) int { return cmp.Compare(d.day, day) })
+	i, found := w.find(day)
 	if !found {
 		w.days = slices.Insert(w.days, i, dayInfo{day: day})
 	}
@@ -224,14 +240,19 @@ func (w *committer) count(day overlay.Day, local uint64) {
 	w.days[i].last = local
 }
 
+// find returns the index of day in days, or where it belongs.
+func (w *committer) find(day overlay.Day) (int, bool) {
+	return slices.BinarySearchFunc(w.days, day, func(d dayInfo, day overlay.Day) int { return cmp.Compare(d.day, day) })
+}
+
 // addDays writes the summaries of the days that got records after the local
-// sequence before, and the newest local sequence, and puts them into next.
+// sequence before or lost some, and the newest local sequence, and puts them into next.
 func (w *committer) addDays(b *pebble.Batch, next *summary, before uint64) {
 	next.records = 0
 	for i := range w.days {
 		d := &w.days[i]
 		next.records += d.count
-		if d.last <= before {
+		if d.last <= before && !slices.Contains(w.dirty, d.day) {
 			continue
 		}
 		w.key = dayKey(w.key[:0], d.day)

@@ -117,6 +117,7 @@ func (m *Memory) Commit(c *overlay.Commit) (overlay.Committed, error) {
 	m.shared = nil
 	s := &m.now
 	done := overlay.Committed{Local: make([]uint64, len(c.Records)), New: make([]bool, len(c.Records))}
+	s.repair(c)
 	received := time.UnixMilli(max(c.Time.UnixMilli(), 0)).UTC()
 	for i := range c.Records {
 		done.Local[i], done.New[i] = s.add(&c.Records[i], received)
@@ -124,6 +125,13 @@ func (m *Memory) Commit(c *overlay.Commit) (overlay.Committed, error) {
 	for _, log := range c.DropLog {
 		for _, e := range s.log(log, 0) {
 			s.logs.Delete(e)
+		}
+	}
+	for _, cut := range c.CutLog {
+		for _, e := range s.log(cut.Log, cut.From) {
+			if e.seq <= cut.To {
+				s.logs.Delete(e)
+			}
 		}
 	}
 	for _, l := range c.Logs {

@@ -54,6 +54,14 @@ func (p *Pebble) load() error {
 	case !errors.Is(err, pebble.ErrNotFound):
 		return err
 	}
+	return p.count(errors.Is(err, pebble.ErrNotFound))
+}
+
+// count counts the records of every day and finds the newest local sequences:
+// what is kept of that is only believed where keys of the day's records say the
+// same, since anybody may have removed some. It reads a hundred bytes a record,
+// in order. places has it look at box entries too.
+func (p *Pebble) count(places bool) error {
 	it, err := p.e.db.NewIter(&pebble.IterOptions{
 		LowerBound: []byte{spaceExpiring}, UpperBound: []byte{spaceExpiring + 1},
 	})
@@ -67,13 +75,28 @@ func (p *Pebble) load() error {
 		}
 		d := dayInfo{day: overlay.Day(binary.BigEndian.Uint32(it.Key()[1:]))}
 		key = dayKey(key[:0], d.day)
-		if !it.SeekGE(key) || string(it.Key()) != string(key) || len(it.Value()) != 16 {
-			return errors.Join(fmt.Errorf("store: no summary of day %d", d.day), it.Error(), it.Close())
+		if it.SeekGE(key) && string(it.Key()) == string(key) && len(it.Value()) == 16 {
+			d.last = binary.BigEndian.Uint64(it.Value()[8:])
 		}
-		d.count = binary.BigEndian.Uint64(it.Value())
-		d.last = binary.BigEndian.Uint64(it.Value()[8:])
+		if places {
+			key = append(appendDay(key[:0], d.day), kindBox)
+			end := successor(key)
+			for ok := it.SeekGE(key); ok && string(it.Key()) < string(end) && len(it.Key()) == boxLen; ok = it.Next() {
+				d.last = max(d.last, binary.BigEndian.Uint64(it.Key()[boxLen-8:]))
+			}
+		}
+		key = append(appendDay(key[:0], d.day), kindRecord)
+		end := successor(key)
+		for ok := it.SeekGE(key); ok && string(it.Key()) < string(end); ok = it.Next() {
+			if len(it.Value()) < headLen {
+				return errors.Join(checkLen("record", it.Value(), headLen), it.Close())
+			}
+			d.count++
+			d.last = max(d.last, binary.BigEndian.Uint64(it.Value()))
+		}
 		p.last.days = append(p.last.days, d)
 		p.last.records += d.count
+		p.last.local = max(p.last.local, d.last)
 		key = afterDay(key[:0], d.day)
 	}
 	return errors.Join(it.Error(), it.Close())

@@ -55,7 +55,9 @@ func (v *view) Get(refs []overlay.Ref, fn func(i int, r overlay.StoredRecord) bo
 	return v.find(refs, func(at *point, i int, day overlay.Day, h *head) (bool, error) {
 		r := h.record(refs[i].ID)
 		var err error
-		if r.Raw, err = at.body(day, &r.ID, h); err != nil {
+		if r.Raw, err = at.body(day, &r.ID, h); errors.Is(err, errNoBody) {
+			return true, nil
+		} else if err != nil {
 			return false, err
 		}
 		return fn(i, r), nil
@@ -236,8 +238,8 @@ func (p *point) head(key []byte, h *head) (bool, error) {
 	return err == nil, err
 }
 
-// errNoBody should never be seen: head and body are written and dropped
-// together.
+// errNoBody: a record's head and its bytes are written and dropped together, so
+// somebody else removed them. The scrub removes the head.
 var errNoBody = errors.New("store: a record has no bytes")
 
 // body returns the bytes of a record, valid until the next lookup.

@@ -1,0 +1,100 @@
+package overlay
+
+import (
+	"context"
+	"time"
+)
+
+// The scrub looks for what the disk lost or somebody deleted by hand. Records
+// are the only primary column of the store: box entries, log entries and states
+// follow from them or are got again from others, so what does not fit them is
+// repaired or given up, and the pillar says so: CommitEvent.Gone, and a log's
+// state that is Rewritten, so that follows and the audit bring the rest.
+//
+// It goes through the whole store once when the pillar starts, as fast as half
+// of its time allows, and from then on slowly for ever. Expired log entries are
+// trimmed on the way.
+//
+//	scrub_records.go  heads without bytes, boxes without their entries, entries
+//	                  and bytes without their heads
+//	scrub_logs.go     holes in logs, entries without their records, entries that
+//	                  are over, entries of no log
+
+const (
+	// scrubRate is how many records and entries are looked at in an hour, after
+	// the first pass.
+	scrubRate = 1_000_000
+	// scrubEvery is the least time from one pass to the next.
+	scrubEvery = 10 * time.Minute
+	// What is looked at in one go, in one view.
+	scrubChunk      = 256
+	scrubChunkBytes = 1 << 20
+	scrubEntries    = 1024 // of a log
+)
+
+// scrubber is one pass.
+type scrubber struct {
+	p     *Pillar
+	first bool
+	at    time.Time // when the chunk that is looked at was begun
+}
+
+// scrubLoop scrubs until ctx ends or the store fails.
+func (p *Pillar) scrubLoop(ctx context.Context) {
+	for first := true; ctx.Err() == nil && p.failure() == nil; first = false {
+		start := time.Now()
+		s := &scrubber{p: p, first: first, at: start}
+		if err := s.pass(ctx); err != nil && ctx.Err() == nil {
+			p.log.Error("scrub ended early", "err", err)
+		} else if err == nil {
+			p.metrics.scrubPasses.Inc()
+		}
+		if !sleep(ctx, scrubEvery-time.Since(start)) {
+			return
+		}
+	}
+}
+
+// sleep waits for d; false if ctx ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func (s *scrubber) pass(ctx context.Context) error {
+	view := s.p.cfg.Store.View()
+	days, err := view.Parts().Days()
+	view.Close()
+	if err != nil {
+		return err
+	}
+	for _, day := range days {
+		for _, step := range []func(context.Context, Day) error{s.heads, s.places, s.bodies} {
+			if err := step(ctx, day); err != nil {
+				return err
+			}
+		}
+	}
+	return s.logs(ctx)
+}
+
+// pace is called after n things were looked at. It takes the time it should
+// take.
+func (s *scrubber) pace(ctx context.Context, n int) error {
+	s.p.metrics.scrubbed.Add(float64(n))
+	wait := time.Since(s.at)
+	if !s.first {
+		wait = time.Duration(n) * (time.Hour / scrubRate)
+	}
+	if !sleep(ctx, wait) {
+		return ctx.Err()
+	}
+	s.at = time.Now()
+	return nil
+}

@@ -1,0 +1,230 @@
+package overlay
+
+import (
+	"bytes"
+	"context"
+)
+
+// recordFix is what was found of records and boxes, for the committer.
+type recordFix struct {
+	forget  []Forgotten
+	gone    []RecordStub // of forget, those that were counted
+	unfile  []Place
+	refile  []Arrival
+	restore []restored
+}
+
+// restored is a record that is stored again, at the place it came by.
+type restored struct {
+	rec *Record
+	dot Dot
+}
+
+func (f *recordFix) empty() bool {
+	return len(f.forget)+len(f.unfile)+len(f.refile)+len(f.restore) == 0
+}
+
+// takeFix is the committer's.
+func (c *committer) takeFix(f *recordFix) {
+	c.commit.Forget = append(c.commit.Forget, f.forget...)
+	c.commit.Unfile = append(c.commit.Unfile, f.unfile...)
+	c.commit.Refile = append(c.commit.Refile, f.refile...)
+	c.gone = append(c.gone, f.gone...)
+	for _, r := range f.restore {
+		via := ViaAudit
+		if r.dot != (Dot{}) {
+			via = ViaFollow
+		}
+		c.arrive(&Arrival{ID: r.rec.ID, Created: r.rec.Created, Expires: r.rec.Expires, Raw: r.rec.Raw,
+			Boxes: BoxesOf(r.rec), Dot: r.dot, Via: via}, r.rec)
+	}
+}
+
+// commit has a fix committed.
+func (s *scrubber) commit(ctx context.Context, f *recordFix) error {
+	if f.empty() {
+		return nil
+	}
+	if err := s.p.commit(ctx, commitJob{fix: f, done: make(chan error, 1)}); err != nil {
+		return err
+	}
+	for what, n := range map[string]int{"record": len(f.gone), "unfiled": len(f.unfile), "box": len(f.refile), "orphan": len(f.restore)} {
+		if n > 0 {
+			s.p.metrics.repairs.WithLabelValues(what).Add(float64(n))
+			s.p.log.Warn("store repaired", "what", what, "n", n)
+		}
+	}
+	return nil
+}
+
+// steps looks through a column of a day, a chunk a step, and has committed what
+// it finds. some looks at what follows a key and returns what is to be repaired,
+// at how much it looked and the last key of that.
+func steps[K any](ctx context.Context, s *scrubber, some func(after K) (fix *recordFix, n int, last K, err error)) error {
+	var after K
+	for {
+		fix, n, last, err := some(after)
+		if err != nil || n == 0 {
+			return err
+		}
+		if err := s.commit(ctx, fix); err != nil {
+			return err
+		}
+		if err := s.pace(ctx, n); err != nil {
+			return err
+		}
+		after = last
+	}
+}
+
+// heads looks for records of a day without their bytes, which are none, and for
+// those that are missing in a box.
+func (s *scrubber) heads(ctx context.Context, day Day) error {
+	return steps(ctx, s, func(after RecordID) (*recordFix, int, RecordID, error) { return s.someHeads(day, after) })
+}
+
+func (s *scrubber) someHeads(day Day, after RecordID) (fix *recordFix, n int, last RecordID, err error) {
+	view := s.p.cfg.Store.View()
+	defer view.Close()
+	var heads []StoredRecord
+	var refs []Ref
+	err = view.Parts().Heads(day, after, func(r StoredRecord) bool {
+		if len(r.Dots) > 0 { // the slice is the view's
+			r.Dots = []Dot{r.Dots[0]}
+		}
+		heads, refs = append(heads, r), append(refs, Ref{ID: r.ID, Day: day})
+		return len(heads) < scrubChunk
+	})
+	if err != nil || len(heads) == 0 {
+		return nil, 0, after, err
+	}
+	fix = &recordFix{}
+	boxes := make([][]BoxID, len(heads))
+	whole := make([]bool, len(heads))
+	err = view.Get(refs, func(i int, r StoredRecord) bool {
+		rec, err := s.p.verifier.Parse(r.Raw)
+		if whole[i] = err == nil && rec.ID == r.ID; whole[i] {
+			boxes[i] = BoxesOf(rec)
+		}
+		return true
+	})
+	if err != nil {
+		return nil, 0, after, err
+	}
+	var places []Place
+	var of []int
+	for i := range heads {
+		for _, box := range boxes[i] {
+			places, of = append(places, Place{day, box, heads[i].Local}), append(of, i)
+		}
+	}
+	filed, err := view.Parts().Filed(places)
+	if err != nil {
+		return nil, 0, after, err
+	}
+	missing := map[int]bool{}
+	for k, ok := range filed {
+		if !ok {
+			missing[of[k]] = true
+		}
+	}
+	now := s.p.now()
+	for i := range heads {
+		h := &heads[i]
+		if !whole[i] {
+			fix.forget = append(fix.forget, Forgotten{ID: h.ID, Day: day})
+			if h.Expires > now {
+				fix.gone = append(fix.gone, RecordStub{ID: h.ID, Created: h.Created, Expires: h.Expires})
+			}
+		} else if missing[i] {
+			a := Arrival{ID: h.ID, Created: h.Created, Expires: h.Expires, Boxes: boxes[i]}
+			if len(h.Dots) > 0 && (h.Via == ViaSubmit || h.Via == ViaFollow) {
+				a.Dot = h.Dots[0] // else it is not the one it came by
+			}
+			fix.refile = append(fix.refile, a)
+		}
+	}
+	return fix, len(heads), heads[len(heads)-1].ID, nil
+}
+
+// places looks for box entries of a day that are of no record. If they have the
+// bytes of one, it is stored again.
+func (s *scrubber) places(ctx context.Context, day Day) error {
+	return steps(ctx, s, func(after Place) (*recordFix, int, Place, error) { return s.somePlaces(day, after) })
+}
+
+func (s *scrubber) somePlaces(day Day, after Place) (fix *recordFix, n int, last Place, err error) {
+	view := s.p.cfg.Store.View()
+	defer view.Close()
+	var places []Place
+	var entries []BoxEntry
+	var refs []Ref
+	size := 0
+	err = view.Parts().Places(day, after, func(at Place, e BoxEntry) bool {
+		e.Raw = bytes.Clone(e.Raw)
+		size += len(e.Raw)
+		places, entries, refs = append(places, at), append(entries, e), append(refs, Ref{ID: e.ID, Day: day})
+		return len(places) < scrubChunk && size < scrubChunkBytes
+	})
+	if err != nil || len(places) == 0 {
+		return nil, 0, after, err
+	}
+	locals, err := view.Parts().Locals(refs)
+	if err != nil {
+		return nil, 0, after, err
+	}
+	fix = &recordFix{}
+	for i := range places {
+		if locals[i] == places[i].Local {
+			continue
+		}
+		fix.unfile = append(fix.unfile, places[i])
+		if locals[i] == 0 && entries[i].Raw != nil {
+			s.restore(fix, entries[i].ID, entries[i].Raw, entries[i].Dot)
+		}
+	}
+	return fix, len(places), places[len(places)-1], nil
+}
+
+// restore adds a record whose head is lost to what is stored again, if it is
+// one.
+func (s *scrubber) restore(fix *recordFix, id RecordID, raw []byte, dot Dot) {
+	rec, err := s.p.verifier.Parse(raw)
+	if err == nil && rec.ID == id && s.p.verifier.VerifyOne(rec) == nil {
+		rec.detach()
+		fix.restore = append(fix.restore, restored{rec, dot})
+	}
+}
+
+// bodies looks for bytes of a day, kept by themselves, without a head.
+func (s *scrubber) bodies(ctx context.Context, day Day) error {
+	return steps(ctx, s, func(after RecordID) (*recordFix, int, RecordID, error) { return s.someBodies(day, after) })
+}
+
+func (s *scrubber) someBodies(day Day, after RecordID) (fix *recordFix, n int, last RecordID, err error) {
+	view := s.p.cfg.Store.View()
+	defer view.Close()
+	var refs []Ref
+	var raws [][]byte
+	size := 0
+	err = view.Parts().Bodies(day, after, func(id RecordID, raw []byte) bool {
+		size += len(raw)
+		refs, raws = append(refs, Ref{ID: id, Day: day}), append(raws, bytes.Clone(raw))
+		return len(refs) < scrubChunk && size < scrubChunkBytes
+	})
+	if err != nil || len(refs) == 0 {
+		return nil, 0, after, err
+	}
+	locals, err := view.Parts().Locals(refs)
+	if err != nil {
+		return nil, 0, after, err
+	}
+	fix = &recordFix{}
+	for i := range refs {
+		if locals[i] == 0 {
+			fix.forget = append(fix.forget, Forgotten{ID: refs[i].ID, Day: day})
+			s.restore(fix, refs[i].ID, raws[i], Dot{})
+		}
+	}
+	return fix, len(refs), refs[len(refs)-1].ID, nil
+}

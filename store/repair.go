@@ -1,0 +1,112 @@
+package store
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// repair does what a scrub asks for.
+func (p *Pebble) repair(b *pebble.Batch, c *overlay.Commit) error {
+	w := &p.scratch
+	clear(w.forgotten)
+	if len(c.Forget)+len(c.Unfile)+len(c.Refile) == 0 {
+		return nil
+	}
+	ep := p.e.ref()
+	if ep == nil {
+		return overlay.ErrStoreClosed
+	}
+	defer p.e.unref(ep)
+	known, err := newPoint(ep.snap)
+	if err != nil {
+		return err
+	}
+	for i := range c.Forget {
+		if err = w.forget(b, known, &c.Forget[i]); err != nil {
+			return errors.Join(err, known.close())
+		}
+	}
+	for i := range c.Unfile {
+		x := &c.Unfile[i]
+		w.key = boxKey(w.key[:0], x.Day, &x.Box, x.Local)
+		if err = b.Delete(w.key, nil); err != nil {
+			return errors.Join(err, known.close())
+		}
+	}
+	for i := range c.Refile {
+		if err = w.refile(b, known, &c.Refile[i]); err != nil {
+			return errors.Join(err, known.close())
+		}
+	}
+	return known.close()
+}
+
+// forget removes a record.
+func (w *committer) forget(b *pebble.Batch, known *point, f *overlay.Forgotten) error {
+	if _, twice := w.forgotten[f.ID]; twice {
+		return nil
+	}
+	if w.forgotten == nil {
+		w.forgotten = make(map[overlay.RecordID]struct{})
+	}
+	w.forgotten[f.ID] = struct{}{}
+	h := &w.head
+	key := recordKey(nil, f.Day, &f.ID)
+	stored, err := known.head(key, h)
+	if err != nil {
+		return err
+	}
+	if stored {
+		boxes := f.Boxes
+		if h.form == formHere {
+			boxes = append(slices.Clip(boxes), h.home)
+		}
+		for i := range boxes {
+			w.key = boxKey(w.key[:0], f.Day, &boxes[i], h.local)
+			if err := b.Delete(w.key, nil); err != nil {
+				return err
+			}
+		}
+		if i, found := w.find(f.Day); found && w.days[i].count > 0 {
+			w.days[i].count--
+			w.dirty = append(w.dirty, f.Day)
+		}
+		if err := b.Delete(key, nil); err != nil {
+			return err
+		}
+	}
+	return b.Delete(bodyKey(nil, f.Day, &f.ID), nil)
+}
+
+// refile writes the box entries of a stored record that are missing. Where its
+// bytes lie is not for it to write.
+func (w *committer) refile(b *pebble.Batch, known *point, a *overlay.Arrival) error {
+	h := &w.head
+	day := overlay.DayOf(a.Expires)
+	stored, err := known.head(recordKey(nil, day, &a.ID), h)
+	if err != nil || !stored || h.form != formHere {
+		return err
+	}
+	home := h.home
+	for i := range a.Boxes {
+		box := &a.Boxes[i]
+		key := boxKey(nil, day, box, h.local)
+		if _, found, err := known.get(key); err != nil || found || *box == home {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		op := b.SetDeferred(boxLen, placeLen+len(home))
+		copy(op.Key, key)
+		appendPlace(op.Value[:0], a, formElsewhere, home[:])
+		if err := op.Finish(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
