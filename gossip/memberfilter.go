@@ -78,6 +78,7 @@ type memberFilter struct {
 	verified map[[32]byte]struct{}            // guarded by mu; hashes of metas that verified
 	asked    map[uint32]askedPing             // guarded by mu; by sequence number
 	refutes  allowance                        // guarded by mu
+	replaced [][]byte                         // guarded by mu; that runs are over, for memberlist
 	pingFors map[identity.PillarID]*allowance // guarded by mu
 }
 
@@ -292,8 +293,22 @@ func (f *memberFilter) alive(msg *memberMsg) memberDrop {
 	if why := f.outdatedLocked(p, told); why != "" {
 		return why
 	}
+	if old := f.members[p]; old.run != "" && old.run != told.run {
+		over := memberMsg{kind: wireDead, node: p.String() + "." + old.run, from: f.name, incarnation: old.incarnation}
+		f.replaced = append(f.replaced, over.append(nil))
+	}
 	f.members[p] = told
 	return ""
+}
+
+// takeReplaced returns what memberlist has to be told of runs that newer ones
+// replaced: to memberlist two runs of a pillar are two members.
+func (f *memberFilter) takeReplaced() [][]byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	replaced := f.replaced
+	f.replaced = nil
+	return replaced
 }
 
 // outdated says why what p is told to be is not news.

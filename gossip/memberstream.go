@@ -31,6 +31,7 @@ type memberConn struct {
 func (c *memberConn) Read(b []byte) (int, error) {
 	if c.read == nil {
 		msg, err := c.t.filter.readStream(c.from, c.Stream, c.dialled)
+		c.t.giveReplaced()
 		c.read = bytes.NewReader(msg)
 		if err != nil {
 			c.Reset()

@@ -166,6 +166,14 @@ func (t *transport) handlePacket(from peer.ID, payload []byte) {
 	if b := t.filter.incoming(identity.PillarID(from), payload); b != nil {
 		t.give(packetOf(identity.PillarID(from), b))
 	}
+	t.giveReplaced()
+}
+
+// giveReplaced tells memberlist of runs that are over.
+func (t *transport) giveReplaced() {
+	for _, b := range t.filter.takeReplaced() {
+		t.give(packetOf(t.m.self, b))
+	}
 }
 
 // packetOf is a packet as memberlist takes it, from p.
