@@ -115,3 +115,27 @@ func (m *Mesh) FilterStream(from identity.PillarID, r io.Reader, dialled bool) (
 
 // MemberName is the name of this pillar's member.
 func (m *Mesh) MemberName() string { return m.member.filter.name }
+
+// MemberNames lists the names that memberlist holds for alive, or suspects only.
+func (m *Mesh) MemberNames() (names []string) {
+	m.member.mu.Lock()
+	list := m.member.list
+	m.member.mu.Unlock()
+	if list == nil {
+		return nil
+	}
+	for _, n := range list.Members() {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+// BelieveDead has memberlist find a pillar dead, as after probes that failed.
+func (m *Mesh) BelieveDead(p identity.PillarID) {
+	f := m.member.filter
+	f.mu.Lock()
+	known := f.members[p]
+	f.mu.Unlock()
+	dead := memberMsg{kind: wireDead, node: p.String() + "." + known.run, from: f.name, incarnation: known.incarnation}
+	m.member.current().give(packetOf(m.self, dead.append(nil)))
+}

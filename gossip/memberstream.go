@@ -53,6 +53,7 @@ func (c *memberConn) Write(b []byte) (int, error) {
 			return 0, fmt.Errorf("own state: %w", err)
 		}
 		c.t.filter.outgoingState(s)
+		c.t.spreadNews()
 		out = s.append(nil)
 	}
 	if _, err := c.Stream.Write(out); err != nil {
