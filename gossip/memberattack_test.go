@@ -196,7 +196,7 @@ func TestMemberLiar(t *testing.T) {
 			if at := k.of(p); at.Incarnation > 100 {
 				t.Errorf("driven to incarnation %d", at.Incarnation)
 			}
-			for _, why := range []string{"incarnation", "leave", "forged", "unasked", "storm", "encoded", "stale", "echo"} {
+			for _, why := range []string{"incarnation", "leave", "forged", "unasked", "storm", "encoded", "echo"} {
 				if p.count("member_dropped_total", why) == 0 {
 					t.Errorf("nothing dropped as %s", why)
 				}

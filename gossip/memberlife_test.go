@@ -172,20 +172,24 @@ func TestFlapsCostNothing(t *testing.T) {
 	}, memnet.WithLatency(5*time.Millisecond))
 }
 
-// Nobody is found dead who is not, ten minutes long, where one packet of fifty
-// is lost.
+// Nobody is found dead who is not, ten minutes long (two under the race
+// detector), where one packet of fifty is lost.
 func TestNoFalseDeaths(t *testing.T) {
+	seconds := 600
+	if raced {
+		seconds = 120
+	}
 	inBubble(t, func(w *world) {
 		all := w.members(20)
 		deaths := 0
-		for range 600 {
+		for range seconds {
 			time.Sleep(time.Second)
 			if !allMembers(all...) {
 				deaths++
 			}
 		}
 		if deaths > 0 {
-			t.Errorf("in %d of 600 seconds somebody was dead somewhere", deaths)
+			t.Errorf("in %d of %d seconds somebody was dead somewhere", deaths, seconds)
 		}
 		for i, p := range all {
 			for _, why := range []string{"malformed", "nested", "encoded", "unknown", "forged", "leave", "unasked", "storm"} {
