@@ -50,6 +50,7 @@ type pillar struct {
 	now    func() time.Time
 	admit  time.Duration
 	record atomic.Pointer[overlay.Record]
+	opened atomic.Int64 // sessions and follows that it opened
 }
 
 // pillar makes a pillar that does not run yet.
@@ -67,7 +68,7 @@ func (p *pillar) start(bootstrap ...*pillar) *pillar {
 	p.renew()
 	p.reg = prometheus.NewRegistry()
 	cfg := gossip.Config{
-		Network: p.w.key.ID(), Key: p.key, Links: p.host, Packets: p.host, Peers: p.host, Roster: p.roster,
+		Network: p.w.key.ID(), Key: p.key, Links: countedLinks{p.host, &p.opened}, Packets: p.host, Peers: p.host, Roster: p.roster,
 		Replica: p.disk, Records: p.disk, Notes: p.disk, Registerer: p.reg, Now: p.now,
 		Own: p.record.Load,
 	}

@@ -195,7 +195,7 @@ func (b *member) alive() map[identity.PillarID]bool {
 	}
 	for _, n := range list.Members() {
 		// n is memberlist's own and changes under its lock; the name never does.
-		if p, _, err := memberPillar(n.Name); err == nil {
+		if p, _, err := b.filter.whose(n.Name); err == nil {
 			alive[p] = true
 		}
 	}

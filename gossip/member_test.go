@@ -1,18 +1,42 @@
 package gossip_test
 
 import (
+	"context"
 	"encoding/binary"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/obelisk-network/obelisk/gossip"
 	"github.com/obelisk-network/obelisk/gossip/replicatest"
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
+
+// countedLinks counts the streams it opens that are not memberlist's.
+type countedLinks struct {
+	overlay.Links
+	opened *atomic.Int64
+}
+
+func (l countedLinks) Open(ctx context.Context, p peer.ID, proto overlay.Protocol) (overlay.Stream, error) {
+	if proto != overlay.ProtoMember {
+		l.opened.Add(1)
+	}
+	return l.Links.Open(ctx, p, proto)
+}
+
+// opened is how many sessions and follows all of them opened so far.
+func opened(all ...*pillar) (n int64) {
+	for _, p := range all {
+		n += p.opened.Load()
+	}
+	return n
+}
 
 // memberNode is what key says of itself in memberlist.
 func memberNode(network identity.NetworkID, key *identity.PillarKey, rec *overlay.Record, run string, incarnation uint32) *memberlist.Node {

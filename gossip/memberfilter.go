@@ -43,11 +43,12 @@ const (
 	// Pings on behalf of one pillar.
 	pingForEvery = 200 * time.Millisecond
 	pingForBurst = 10
-	// Pings without an answer that are remembered, and how long. Those on behalf
-	// of others leave half of the room.
+	// Pings that are remembered, and how long at least. Those on behalf of others
+	// leave half of the room.
 	maxAsked  = 1024
 	askedFor  = 20 * time.Second // longer than memberlist's slowest probe
 	maxAskers = 4096
+	maxNames  = 4096 // remembered
 )
 
 // memberFilter stands between memberlist and the connections, in both
@@ -72,12 +73,15 @@ type memberFilter struct {
 	run  string // the part of it behind the dot
 
 	mu       sync.Mutex
+	names    map[string]memberName            // guarded by mu; cache
 	own      uint32                           // guarded by mu; newest incarnation told of
 	seal     memberSeal                       // guarded by mu; newest own signature
 	members  map[identity.PillarID]memberRun  // guarded by mu; admitted pillars, not this one
 	verified map[[32]byte]struct{}            // guarded by mu; hashes of metas that verified
 	asked    map[uint32]askedPing             // guarded by mu; by sequence number
 	refutes  allowance                        // guarded by mu
+	news     []byte                           // guarded by mu; own alive message of a new incarnation
+	replaced [][]byte                         // guarded by mu; that runs are over, for memberlist
 	pingFors map[identity.PillarID]*allowance // guarded by mu
 }
 
@@ -104,10 +108,38 @@ type askedPing struct {
 	of []identity.PillarID // who may answer
 }
 
+// memberName is what a member's name says.
+type memberName struct {
+	pillar identity.PillarID
+	run    string
+}
+
 func newMemberFilter(m *Mesh, run string) *memberFilter {
 	return &memberFilter{m: m, name: m.self.String() + "." + run, run: run,
-		members: map[identity.PillarID]memberRun{}, verified: map[[32]byte]struct{}{}, asked: map[uint32]askedPing{},
+		names: map[string]memberName{}, members: map[identity.PillarID]memberRun{}, verified: map[[32]byte]struct{}{}, asked: map[uint32]askedPing{},
 		pingFors: map[identity.PillarID]*allowance{}}
+}
+
+// whose returns whose a member's name is, and the run. Reading the key in it
+// costs more than all the rest, so names that are in use are remembered.
+func (f *memberFilter) whose(name string) (identity.PillarID, string, error) {
+	f.mu.Lock()
+	n, ok := f.names[name]
+	f.mu.Unlock()
+	if ok {
+		return n.pillar, n.run, nil
+	}
+	p, run, err := memberPillar(name)
+	if err != nil {
+		return "", "", err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.names) >= maxNames {
+		clear(f.names)
+	}
+	f.names[name] = memberName{p, run}
+	return p, run, nil
 }
 
 func (f *memberFilter) dropped(why memberDrop) {
@@ -143,11 +175,11 @@ func (f *memberFilter) judge(from identity.PillarID, msg *memberMsg) memberDrop 
 	case wirePing:
 		return f.pinged(from, msg)
 	case wirePingFor:
-		target, _, err := memberPillar(msg.node)
+		target, _, err := f.whose(msg.node)
 		switch {
 		case err != nil:
 			return dropMalformed
-		case !isOf(msg.from, from):
+		case !f.isOf(msg.from, from):
 			return dropForged
 		case target == f.m.self:
 			return dropEcho
@@ -170,8 +202,8 @@ func (f *memberFilter) judge(from identity.PillarID, msg *memberMsg) memberDrop 
 }
 
 // isOf reports whether name is one of p's.
-func isOf(name string, p identity.PillarID) bool {
-	q, _, err := memberPillar(name)
+func (f *memberFilter) isOf(name string, p identity.PillarID) bool {
+	q, _, err := f.whose(name)
 	return err == nil && p == q
 }
 
@@ -180,7 +212,7 @@ func (f *memberFilter) pinged(from identity.PillarID, msg *memberMsg) memberDrop
 	switch {
 	case msg.node != f.name:
 		return dropRun
-	case !isOf(msg.from, from):
+	case !f.isOf(msg.from, from):
 		return dropForged
 	}
 	return ""
@@ -213,10 +245,7 @@ func (f *memberFilter) answered(from identity.PillarID, msg *memberMsg) memberDr
 	defer f.mu.Unlock()
 	for _, p := range f.asked[msg.seq].of {
 		if p == from {
-			if msg.kind == wireAck {
-				delete(f.asked, msg.seq)
-			}
-			return ""
+			return "" // several may: they pass on the same answer
 		}
 	}
 	return dropUnasked
@@ -249,7 +278,7 @@ func (f *memberFilter) sweep() {
 	}
 }
 
-// waiting returns the sequence numbers of pings without an answer.
+// waiting returns the sequence numbers of pings that may lack an answer.
 func (f *memberFilter) waiting() []uint32 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -263,7 +292,7 @@ func (f *memberFilter) waiting() []uint32 {
 // alive judges that a member is alive: it must say so itself, by its signature
 // over incarnation, name and record. A record that is not known is asked for.
 func (f *memberFilter) alive(msg *memberMsg) memberDrop {
-	p, run, err := memberPillar(msg.node)
+	p, run, err := f.whose(msg.node)
 	told := memberRun{run, msg.incarnation}
 	switch {
 	case err != nil || run == "":
@@ -292,8 +321,22 @@ func (f *memberFilter) alive(msg *memberMsg) memberDrop {
 	if why := f.outdatedLocked(p, told); why != "" {
 		return why
 	}
+	if old := f.members[p]; old.run != "" && old.run != told.run {
+		over := memberMsg{kind: wireDead, node: p.String() + "." + old.run, from: f.name, incarnation: old.incarnation}
+		f.replaced = append(f.replaced, over.append(nil))
+	}
 	f.members[p] = told
 	return ""
+}
+
+// takeReplaced returns what memberlist has to be told of runs that newer ones
+// replaced: to memberlist two runs of a pillar are two members.
+func (f *memberFilter) takeReplaced() [][]byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	replaced := f.replaced
+	f.replaced = nil
+	return replaced
 }
 
 // outdated says why what p is told to be is not news.
@@ -316,8 +359,8 @@ func (f *memberFilter) outdatedLocked(p identity.PillarID, told memberRun) membe
 
 // accused judges that a member is suspected, dead, or left.
 func (f *memberFilter) accused(from identity.PillarID, msg *memberMsg) memberDrop {
-	p, run, err := memberPillar(msg.node)
-	by, _, byErr := memberPillar(msg.from)
+	p, run, err := f.whose(msg.node)
+	by, _, byErr := f.whose(msg.from)
 	leave := msg.kind == wireDead && msg.node == msg.from
 	switch {
 	case err != nil || byErr != nil:
@@ -415,13 +458,30 @@ func (f *memberFilter) sign(msg *memberMsg) bool {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.own = max(f.own, msg.incarnation)
 	if f.seal.incarnation != msg.incarnation || !bytes.Equal(f.seal.meta[:metaHead], msg.meta[:metaHead]) {
 		signature := f.m.cfg.Key.Sign(identity.TagMember, f.m.cfg.Network, metaSigned(msg.meta, msg.incarnation, f.name))
 		f.seal = memberSeal{msg.incarnation, append(bytes.Clone(msg.meta[:metaHead]), signature...)}
 	}
 	msg.meta = f.seal.meta
+	if msg.incarnation > f.own {
+		f.own = msg.incarnation
+		told := *msg
+		told.kind = wireAlive
+		f.news = told.append(nil)
+	}
 	return true
+}
+
+// takeNews returns the own alive message once for each incarnation. Everybody
+// with a session gets it directly: memberlist sends it to a few at random, so
+// that one who sees to it that it is sent to him keeps a refutation from others
+// for longer than a suspicion takes.
+func (f *memberFilter) takeNews() []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	news := f.news
+	f.news = nil
+	return news
 }
 
 // incomingState takes out of a push/pull what memberlist must not see.

@@ -31,6 +31,7 @@ type memberConn struct {
 func (c *memberConn) Read(b []byte) (int, error) {
 	if c.read == nil {
 		msg, err := c.t.filter.readStream(c.from, c.Stream, c.dialled)
+		c.t.giveReplaced()
 		c.read = bytes.NewReader(msg)
 		if err != nil {
 			c.Reset()
@@ -52,6 +53,7 @@ func (c *memberConn) Write(b []byte) (int, error) {
 			return 0, fmt.Errorf("own state: %w", err)
 		}
 		c.t.filter.outgoingState(s)
+		c.t.spreadNews()
 		out = s.append(nil)
 	}
 	if _, err := c.Stream.Write(out); err != nil {

@@ -25,7 +25,6 @@ const (
 	memberStreams = 64  // streams open at once, either way
 	memberPerPeer = 4   // of them with one pillar
 	memberPort    = 1   // memberlist insists on one
-	maxResolved   = 4096
 )
 
 // memberAddr is the address that memberlist insists on: a unique local IPv6
@@ -38,13 +37,14 @@ func memberAddr(p identity.PillarID) net.IP {
 	return ip
 }
 
-// memberAddrOf is the address of the member of that name.
+// memberAddrOf is the address of the member of that name, which is in order.
 func memberAddrOf(name string) net.IP {
-	p, _, err := memberPillar(name)
+	id, _, _ := strings.Cut(name, ".")
+	p, err := peer.Decode(id)
 	if err != nil {
 		return nil
 	}
-	return memberAddr(p)
+	return memberAddr(identity.PillarID(p))
 }
 
 // memberPillar returns whose a member's name is, and the run: peerID.run. The
@@ -76,7 +76,6 @@ type transport struct {
 	drained chan struct{} // closed when memberlist has taken everything that Shutdown gave it
 
 	mu    sync.Mutex
-	names map[string]peer.ID               // guarded by mu; cache
 	open  map[*memberConn]struct{}         // guarded by mu
 	dials map[*context.CancelFunc]struct{} // guarded by mu; in progress
 }
@@ -86,7 +85,7 @@ var _ memberlist.NodeAwareTransport = (*transport)(nil)
 func newTransport(m *Mesh, filter *memberFilter) *transport {
 	return &transport{m: m, filter: filter, packets: make(chan *memberlist.Packet, memberPackets), streams: make(chan net.Conn),
 		done: make(chan struct{}), drained: make(chan struct{}),
-		names: map[string]peer.ID{}, open: map[*memberConn]struct{}{}, dials: map[*context.CancelFunc]struct{}{}}
+		open: map[*memberConn]struct{}{}, dials: map[*context.CancelFunc]struct{}{}}
 }
 
 // FinalAdvertiseAddr implements memberlist.Transport.
@@ -106,10 +105,11 @@ func (t *transport) DialTimeout(string, time.Duration) (net.Conn, error) { retur
 // is unreachable in memberlist's terms, so it asks others to probe him.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	now := time.Now()
-	p, err := t.resolve(a.Name)
+	pillar, _, err := t.filter.whose(a.Name)
 	if err != nil {
 		return now, err
 	}
+	p := peer.ID(pillar)
 	t.mu.Lock() // a ping is either refused or seen by Shutdown
 	select {
 	case <-t.done:
@@ -120,8 +120,9 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 		return now, errStopped
 	default:
 	}
-	out := t.filter.outgoing(identity.PillarID(p), b)
+	out := t.filter.outgoing(pillar, b)
 	t.mu.Unlock()
+	t.spreadNews()
 	if t.m.sessions.get(p) == nil {
 		return now, &net.OpError{Op: "write", Net: "udp", Err: overlay.ErrUnreachable}
 	}
@@ -131,25 +132,13 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	return now, t.m.cfg.Packets.Send(p, packetMember, out)
 }
 
-// resolve returns the peer of a member's name.
-func (t *transport) resolve(name string) (peer.ID, error) {
-	t.mu.Lock()
-	p, ok := t.names[name]
-	t.mu.Unlock()
-	if ok {
-		return p, nil
+// spreadNews tells everybody with a session of a new own incarnation.
+func (t *transport) spreadNews() {
+	if news := t.filter.takeNews(); news != nil {
+		for _, s := range t.m.sessions.all() {
+			t.m.cfg.Packets.Send(s.peer, packetMember, news)
+		}
 	}
-	id, _, err := memberPillar(name)
-	if err != nil {
-		return "", err
-	}
-	t.mu.Lock()
-	if len(t.names) >= maxResolved {
-		clear(t.names)
-	}
-	t.names[name] = peer.ID(id)
-	t.mu.Unlock()
-	return peer.ID(id), nil
 }
 
 // PacketCh implements memberlist.Transport.
@@ -165,6 +154,14 @@ func (t *transport) handlePacket(from peer.ID, payload []byte) {
 	}
 	if b := t.filter.incoming(identity.PillarID(from), payload); b != nil {
 		t.give(packetOf(identity.PillarID(from), b))
+	}
+	t.giveReplaced()
+}
+
+// giveReplaced tells memberlist of runs that are over.
+func (t *transport) giveReplaced() {
+	for _, b := range t.filter.takeReplaced() {
+		t.give(packetOf(t.m.self, b))
 	}
 }
 
@@ -191,10 +188,11 @@ func (t *transport) give(p *memberlist.Packet) {
 
 // DialAddressTimeout implements memberlist.NodeAwareTransport.
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
-	p, err := t.resolve(a.Name)
+	pillar, _, err := t.filter.whose(a.Name)
 	if err != nil {
 		return nil, err
 	}
+	p := peer.ID(pillar)
 	if t.m.sessions.get(p) == nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: overlay.ErrUnreachable}
 	}

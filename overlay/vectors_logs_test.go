@@ -100,12 +100,13 @@ type digestVector struct {
 }
 
 type memberVector struct {
-	Pillar   hexBytes `json:"pillar"`
-	Name     string   `json:"name"`
-	RecordID hexBytes `json:"record_id"`
-	Created  uint64   `json:"created"`
-	Address  hexBytes `json:"address"`
-	Meta     hexBytes `json:"meta"`
+	Pillar      hexBytes `json:"pillar"`
+	Name        string   `json:"name"`
+	RecordID    hexBytes `json:"record_id"`
+	Created     uint64   `json:"created"`
+	Incarnation uint32   `json:"incarnation"`
+	Address     hexBytes `json:"address"`
+	Meta        hexBytes `json:"meta"`
 }
 
 type binVector struct {
@@ -262,7 +263,7 @@ func checkMember(t *testing.T, network identity.NetworkID, v *memberVector) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed := append(slices.Clone(v.Meta[:40]), v.Name...)
+	signed := append(binary.BigEndian.AppendUint32(slices.Clone(v.Meta[:40]), v.Incarnation), v.Name...)
 	if !identity.Verify(&identity.Check{Key: key, Tag: identity.TagMember, Network: network, Message: signed, Signature: v.Meta[40:]}) {
 		t.Error("the signature of the meta is wrong")
 	}
@@ -501,12 +502,12 @@ func (w *vectorWriter) summaries() []signedVector {
 }
 
 func (w *vectorWriter) member() memberVector {
-	v := memberVector{Pillar: edID(w.other), RecordID: counting(7, 32), Created: vectorCreated}
+	v := memberVector{Pillar: edID(w.other), RecordID: counting(7, 32), Created: vectorCreated, Incarnation: 70_000}
 	v.Name = identity.PillarID(v.Pillar).String() + "." + strconv.FormatUint(vectorCreated, 36)
 	sum := sha256.Sum256(append([]byte("obelisk member address\x00"), v.Pillar...))
 	v.Address = append([]byte{0xfd}, sum[:15]...)
 	meta := slices.Concat(v.RecordID, u64(v.Created))
-	v.Meta = append(meta, ed25519.Sign(w.other, tagged("obk1 member", w.network[:], slices.Concat(meta, []byte(v.Name))))...)
+	v.Meta = append(meta, ed25519.Sign(w.other, tagged("obk1 member", w.network[:], append(binary.BigEndian.AppendUint32(slices.Clone(meta), v.Incarnation), v.Name...)))...)
 	return v
 }
 
