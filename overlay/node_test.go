@@ -380,7 +380,8 @@ func TestNodeAddPillarAnyTime(t *testing.T) {
 					}
 				})
 			}
-			asking.Wait()
+			asking.Wait() // those that came before Run have nothing to wait for
+			until(t, "a session", func() bool { return alice.Status().Pillar != "" })
 			c.pillars[0].kill()
 			until(t, "the loss", func() bool { return alice.Status().Pillar == "" })
 			failed := make(chan error)
