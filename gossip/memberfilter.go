@@ -309,11 +309,12 @@ func (f *memberFilter) alive(msg *memberMsg) memberDrop {
 		return dropForged
 	}
 	record, created := overlay.RecordID(msg.meta[:32]), binary.BigEndian.Uint64(msg.meta[32:])
+	admitted := f.m.cfg.Roster.Admitted(p, f.m.now())
 	entry, known := f.m.cfg.Roster.Lookup(p)
 	if !known || entry.Record.ID != record && entry.Record.Created < created {
 		f.m.fetcher.want(record)
 	}
-	if !f.m.cfg.Roster.Admitted(p, f.m.now()) {
+	if !admitted {
 		return dropStranger
 	}
 	f.mu.Lock()
