@@ -1,6 +1,7 @@
 package gossip_test
 
 import (
+	"io"
 	"sync"
 	"testing"
 	"time"
@@ -273,5 +274,46 @@ func TestMemberAboutItself(t *testing.T) {
 		}
 		l.host.Shutdown()
 		stopAll([]*pillar{a, b})
+	})
+}
+
+// A member that takes streams and answers none holds up neither the others nor
+// the end.
+func TestMemberThatStalls(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.member = true
+		a := w.pillar().start()
+		l := w.liar()
+		l.member()
+		l.host.Handle(overlay.ProtoMember, func(s overlay.Stream) {
+			defer s.Reset()
+			io.Copy(io.Discard, s)
+		})
+		l.start(a)
+		time.Sleep(time.Second) // a has opened a push/pull
+		b := w.pillar().start(a)
+		until(t, 5*time.Second, "another member", func() bool { return a.mesh.MembersAlive()[b.key.ID()] })
+		// Push/pulls of the liar's that say nothing.
+		var stalled []overlay.Stream
+		for range 20 {
+			s, err := l.host.Open(t.Context(), a.id(), overlay.ProtoMember)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Write([]byte{gossip.WordPushPull})
+			stalled = append(stalled, s)
+		}
+		c := w.pillar().start(a)
+		until(t, 5*time.Second, "a third", func() bool { return a.mesh.MembersAlive()[c.key.ID()] })
+		began := time.Now()
+		stopAll([]*pillar{a})
+		if took := time.Since(began) - time.Second; took > 100*time.Millisecond {
+			t.Errorf("stopping took %s", took)
+		}
+		for _, s := range stalled {
+			s.Reset()
+		}
+		l.host.Shutdown()
+		stopAll([]*pillar{b, c})
 	})
 }

@@ -352,6 +352,61 @@ func FuzzMemberPacket(f *testing.F) {
 	})
 }
 
+// Whatever an admitted pillar sends, memberlist hears of no other pillar that it
+// is alive, dead or left, and of no incarnation that it did not tell of.
+func FuzzMemberFilter(f *testing.F) {
+	w := newWorld(f)
+	a, b := w.pillar().start(), w.pillar()
+	b.start(a)
+	end := time.Now().Add(10 * time.Second)
+	for !meshed(a, b) {
+		if time.Now().After(end) {
+			f.Fatal("not meshed")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	liar, victim := identity.NewPillarKey(), b.key.ID().String()+".5"
+	rec, _ := a.roster.Lookup(b.key.ID())
+	n := memberNode(w.key.ID(), b.key, rec.Record, "5", 7)
+	if why := a.mesh.CheckMember(n, 7); why != "" {
+		f.Fatal(why)
+	}
+	for kind := range byte(14) {
+		for _, incarnation := range []uint32{6, 7, 8, 1<<32 - 1} {
+			for _, node := range []string{victim, a.mesh.MemberName()} {
+				word := gossip.MemberWord{Kind: kind, Node: node, From: victim, Incarnation: incarnation, Meta: n.Meta, Body: []byte("body")}
+				f.Add(word.Bytes())
+				f.Add(checksummed(gossip.MemberPacket(word, word)))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		out := a.mesh.FilterPacket(liar.ID(), packet)
+		if out == nil {
+			return
+		}
+		words, why := gossip.ReadMemberPacket(out)
+		if why != "" {
+			t.Fatalf("%x: memberlist gets %x, which is %s", packet, out, why)
+		}
+		for _, w := range words {
+			switch w.Kind {
+			case gossip.WordUser:
+			case gossip.WordSuspect:
+				if w.Node == victim && w.Incarnation != 7 {
+					t.Errorf("%x: memberlist gets %+v", packet, w)
+				}
+			case gossip.WordAlive:
+				if w.Node != victim || w.Incarnation != 7 || !bytes.Equal(w.Meta, n.Meta) {
+					t.Errorf("%x: memberlist gets %+v", packet, w)
+				}
+			default:
+				t.Errorf("%x: memberlist gets %+v", packet, w)
+			}
+		}
+	})
+}
+
 func FuzzMemberState(f *testing.F) {
 	name := memberName("1")
 	for _, n := range []int{0, 1, 3} {
