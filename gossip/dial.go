@@ -133,8 +133,8 @@ func (d *dialer) reach(ctx context.Context, p identity.PillarID, wake chan struc
 			d.wait(ctx, d.jitter(pause/4), nil)
 			continue
 		}
-		if e, ok := d.m.cfg.Roster.Lookup(p); ok && e.Info.Left {
-			pause = d.m.cfg.DialMax
+		if s := d.m.cfg.Roster.Standing(p, d.m.now()); s == overlay.StandingLeft || s == overlay.StandingRevoked {
+			pause = d.m.cfg.DialMax // one that is back comes by itself
 		} else {
 			had, err := d.try(ctx, p, &wrong)
 			if had {

@@ -62,6 +62,8 @@ type pillarSession struct {
 	account    identity.AccountID
 	cert       *identity.Certificate
 	credential []byte // cert's bytes
+	share      *accountShare
+	source     string // of its remote address, see sourceOf
 
 	registered bool         // the reader's; live since
 	inFlight   atomic.Int64 // submitted records without an answer
@@ -174,6 +176,9 @@ func (p *Pillar) leave(s *pillarSession) {
 	}
 	p.mu.Unlock()
 	p.copies.forget(s)
+	if s.share != nil {
+		p.shares.give(s.account)
+	}
 	p.streams.Done()
 }
 
@@ -221,6 +226,19 @@ func (p *Pillar) endRemoved(rec *Record) {
 		if newest.IsRemoved(s.cert.Device, s.cert.Serial) {
 			s.end(removedDevice(s.cert.Device))
 		}
+	}
+}
+
+// endAll ends all registered sessions.
+func (p *Pillar) endAll(why *Error) {
+	p.mu.Lock()
+	var open []*pillarSession
+	for _, sessions := range p.live {
+		open = append(open, sessions...)
+	}
+	p.mu.Unlock()
+	for _, s := range open {
+		s.end(why)
 	}
 }
 
@@ -280,6 +298,8 @@ func (s *pillarSession) hello(frames *FrameReader) *Error {
 		return Refuse(CodeWrongNetwork, "the Hello names no network; this pillar is of %s", p.cfg.Network)
 	case h.Network != p.cfg.Network:
 		return Refuse(CodeWrongNetwork, "this pillar is of network %s, not %s", p.cfg.Network, h.Network)
+	case p.out.Load() != nil:
+		return p.out.Load()
 	case p.draining.Load():
 		return errDraining
 	}
@@ -307,6 +327,7 @@ func (s *pillarSession) checkCertificate(h *Hello, now uint64) *Error {
 			millisText(cert.NotBefore), millisText(cert.NotAfter))
 	}
 	s.account, s.cert, s.credential = h.Account, cert, bytes.Clone(h.Credential)
+	s.share, s.source = s.p.shares.get(s.account), sourceOf(s.stream.Remote())
 	return nil
 }
 

@@ -1,0 +1,97 @@
+package overlay
+
+import (
+	"sync/atomic"
+
+	"github.com/obelisk-network/obelisk/identity"
+)
+
+// compareSeconds is how often a pillar looks at what the others told.
+const compareSeconds = 2
+
+// catchUp is whether a pillar has got what the others had when it started.
+type catchUp struct {
+	done   atomic.Bool
+	equals atomic.Int32 // looks in a row at which nothing was missing
+}
+
+// catchUpLooks is at how many looks in a row nothing may be missing: what a
+// pillar has is told a moment after it is met.
+const catchUpLooks = 2
+
+// begin is told whether others are known at all.
+func (c *catchUp) begin(others bool) { c.done.Store(!others) }
+
+// look takes what is known of the others.
+func (c *catchUp) look(pillars []PillarStatus) {
+	if c.done.Load() {
+		return
+	}
+	connected, missing := 0, uint64(0)
+	for i := range pillars {
+		if pillars[i].Connected {
+			connected++
+			missing += pillars[i].MissingHere
+		}
+	}
+	if connected == 0 || missing > 0 {
+		c.equals.Store(0)
+		return
+	}
+	if c.equals.Add(1) >= catchUpLooks {
+		c.done.Store(true)
+	}
+}
+
+func (c *catchUp) pending() bool { return !c.done.Load() }
+
+// othersKnown reports whether the roster has another pillar in force.
+func (p *Pillar) othersKnown() bool {
+	now := p.now()
+	for _, e := range p.roster.Entries() {
+		if e.Pillar != p.id && p.roster.Admitted(e.Pillar, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// compare looks at what the others told.
+func (p *Pillar) compare() {
+	pillars := p.mesh.Pillars()
+	now := p.now()
+	p.convergence.Add(now, p.mesh.Summaries())
+	p.convergence.Look(now, pillars)
+	p.caughtUp.look(pillars)
+	statements := p.Statements()
+	diverged := 0
+	for i := range statements {
+		if statements[i].Agreement == AgreeDiverged {
+			diverged++
+		}
+	}
+	if before := p.diverging.Swap(int64(diverged)); before == 0 && diverged > 0 {
+		p.log.Error("pillars diverge: their summaries are unequal three times in a row", "pillars", diverged)
+	} else if before > 0 && diverged == 0 {
+		p.log.Info("pillars do not diverge any more")
+	}
+	p.metrics.diverged.Set(float64(diverged))
+}
+
+// Converged reports whether this pillar and those of pillars, the Mesh's, that
+// are alive and not full hold the same, see Convergence.
+func (p *Pillar) Converged(pillars []PillarStatus) bool {
+	return p.convergence.Converged(p.id, p.Statements(), pillars)
+}
+
+// Statements returns the newest summary of every pillar and how it compares.
+func (p *Pillar) Statements() []Statement {
+	now := p.now()
+	return p.convergence.Statements(now, p.roster.Living(now), func(id identity.PillarID) bool {
+		return id == p.id || p.convergence.Alive(id)
+	})
+}
+
+// Summaries returns what others may compare: the newest summaries of every
+// pillar, several of each, newest first.
+func (p *Pillar) Summaries() []Summary { return p.convergence.List(maxSummaries) }
