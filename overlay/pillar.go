@@ -397,6 +397,7 @@ func (p *Pillar) Status() PillarSelfStatus {
 		Mailboxes:  p.mailboxes.count(),
 		StoreBytes: stats.Bytes,
 		ClockSkew:  p.clock.skew(),
+		ClockText:  p.clock.text(),
 		Standing:   p.roster.Standing(p.id, p.now()),
 		Draining:   p.draining.Load(),
 		Full:       p.disk.full.Load(),
@@ -446,6 +447,7 @@ type PillarSelfStatus struct {
 	StoreBytes     uint64
 	NodesConnected int
 	ClockSkew      time.Duration
+	ClockText      string // what is wrong with the clock, in words; "" if nothing is
 	Standing       Standing
 	Draining       bool
 	Full           bool

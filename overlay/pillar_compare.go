@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/obelisk-network/obelisk/identity"
 )
@@ -90,6 +91,24 @@ func (p *Pillar) Statements() []Statement {
 	return p.convergence.Statements(now, p.roster.Living(now), func(id identity.PillarID) bool {
 		return id == p.id || p.convergence.Alive(id)
 	})
+}
+
+// tellEvery is how often a node is told summaries; what it asks meanwhile is
+// not answered.
+const tellEvery = time.Second
+
+// tellSummaries answers a Summary without any, which asks for them.
+func (s *pillarSession) tellSummaries(m *SummaryMsg) *Error {
+	if len(m.Summaries) > 0 {
+		return Refuse(CodeInvalid, "a node makes no summaries")
+	}
+	if now := time.Now(); now.Sub(s.summarised) >= tellEvery {
+		s.summarised = now
+		s.send(&SummaryMsg{Summaries: s.p.Summaries()})
+	} else {
+		s.p.metrics.unanswered.Inc()
+	}
+	return nil
 }
 
 // Summaries returns what others may compare: the newest summaries of every

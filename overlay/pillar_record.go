@@ -137,7 +137,7 @@ func (p *Pillar) Leave(ctx context.Context, back bool) (*Record, error) {
 	}
 	rec := p.Record()
 	if v, ok := p.rosterValue(rec); ok {
-		err = p.commitValues(ctx, []Value{v}, nil)
+		err = p.commitValues(ctx, []Value{v})
 	}
 	return rec, err
 }
@@ -157,7 +157,7 @@ func (p *Pillar) Revoke(ctx context.Context, rec *Record) error {
 		return err
 	}
 	if v, ok := p.rosterValue(rec); ok {
-		return p.commitValues(ctx, []Value{v}, nil)
+		return p.commitValues(ctx, []Value{v})
 	}
 	return nil
 }

@@ -66,6 +66,7 @@ type pillarSession struct {
 	source     string // of its remote address, see sourceOf
 
 	registered bool         // the reader's; live since
+	summarised time.Time    // the reader's; when it was told summaries
 	inFlight   atomic.Int64 // submitted records without an answer
 	waits      sessionWaits // guarded by Pillar.copies.mu
 	watched    map[identity.AccountID]struct{}
@@ -375,6 +376,8 @@ func (s *pillarSession) handle(m Message) *Error {
 		return s.check(m)
 	case *Find:
 		return s.find(m)
+	case *SummaryMsg:
+		return s.tellSummaries(m)
 	default:
 		return Refuse(CodeInvalid, "a message of type %d has no place in a node's session", m.Type())
 	}
