@@ -111,11 +111,12 @@ func (t *target) giveRevocation(cmd *cobra.Command, out *revocation) error {
 		out.Given = givenRunning
 		return nil
 	}
-	if exitCode(err) != exitNotRunning || t.admin != "" {
+	dir, id, missing := t.identity()
+	here := missing == nil && id.Role == obelisk.RolePillar
+	switch {
+	case t.admin != "" || here && exitCode(err) != exitNotRunning:
 		return err
-	}
-	dir, id, err := t.identity()
-	if err != nil || id.Role != obelisk.RolePillar || id.Network != out.Network {
+	case !here || id.Network != out.Network:
 		return nil // nobody to give it to: it is printed
 	}
 	if err := obelisk.RevokeLater(dir, out.Revocation); err != nil {

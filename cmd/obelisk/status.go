@@ -84,10 +84,14 @@ func (a *app) printPillarStatus(s *obelisk.PillarStatus) error {
 	if s.Diverged > 0 {
 		w.pair("WARNING", fmt.Sprintf("%d pillars diverge: see obelisk convergence", s.Diverged))
 	}
-	for what, is := range map[string]bool{"draining": s.Draining, "full": s.Full, "catching up": s.CatchingUp} {
-		if is {
-			w.pair(what, "yes")
-		}
+	if s.Draining {
+		w.pair("draining", "nodes are sent to other pillars")
+	}
+	if s.Full {
+		w.pair("full", "the disk or the store's limit is reached: nothing is taken")
+	}
+	if s.CatchingUp {
+		w.pair("catching up", "what other pillars have is still coming")
 	}
 	return w.flush()
 }

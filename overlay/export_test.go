@@ -1,0 +1,18 @@
+package overlay
+
+// SubmissionBytes is how many bytes of submissions are on their way.
+func (p *Pillar) SubmissionBytes() int64 { return p.queued.Load() }
+
+// SubmissionsWaiting is how many sessions are not read because of their
+// account's share.
+func (p *Pillar) SubmissionsWaiting() (n int) {
+	p.shares.mu.Lock()
+	defer p.shares.mu.Unlock()
+	for _, s := range p.shares.of {
+		n += int(s.waiting.Load())
+	}
+	return n
+}
+
+// DropDays deletes what may be deleted at now.
+func (p *Pillar) DropDays(now uint64) error { return p.dropDays(now) }
