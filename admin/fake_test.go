@@ -34,6 +34,7 @@ type fakePillar struct {
 	sync       overlay.SyncStatus
 	statements []overlay.Statement
 	round      overlay.Round
+	revoked    identity.PillarID
 	controlErr error
 
 	mu      sync.Mutex
@@ -91,7 +92,7 @@ func (p *fakePillar) SetDrain(_ context.Context, on bool) (int, error) {
 
 func (p *fakePillar) Revoke(_ context.Context, text string) (admin.Revoked, error) {
 	p.log("revoke "+text, true)
-	return admin.Revoked{Pillar: identity.PillarID("x"), Serial: 7}, p.controlErr
+	return admin.Revoked{Pillar: p.revoked, Serial: 7}, p.controlErr
 }
 
 // log notes what was steered.

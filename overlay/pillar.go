@@ -402,7 +402,7 @@ func (p *Pillar) Status() PillarSelfStatus {
 		Draining:   p.draining.Load(),
 		Full:       p.disk.full.Load(),
 		Failed:     p.failure(),
-		CatchingUp: p.caughtUp.pending(),
+		CatchingUp: p.caughtUp.waits.Load(),
 		Diverged:   int(p.diverging.Load()),
 	}
 	if st.Failed == nil {

@@ -12,7 +12,7 @@ const compareSeconds = 2
 
 // catchUp is whether a pillar has got what the others had when it started.
 type catchUp struct {
-	done   atomic.Bool
+	waits  atomic.Bool  // not yet
 	equals atomic.Int32 // looks in a row at which nothing was missing
 }
 
@@ -21,11 +21,11 @@ type catchUp struct {
 const catchUpLooks = 2
 
 // begin is told whether others are known at all.
-func (c *catchUp) begin(others bool) { c.done.Store(!others) }
+func (c *catchUp) begin(others bool) { c.waits.Store(others) }
 
 // look takes what is known of the others.
 func (c *catchUp) look(pillars []PillarStatus) {
-	if c.done.Load() {
+	if !c.waits.Load() {
 		return
 	}
 	connected, missing := 0, uint64(0)
@@ -40,11 +40,9 @@ func (c *catchUp) look(pillars []PillarStatus) {
 		return
 	}
 	if c.equals.Add(1) >= catchUpLooks {
-		c.done.Store(true)
+		c.waits.Store(false)
 	}
 }
-
-func (c *catchUp) pending() bool { return !c.done.Load() }
 
 // othersKnown reports whether the roster has another pillar in force.
 func (p *Pillar) othersKnown() bool {
