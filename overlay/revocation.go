@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"encoding/base64"
+	"errors"
 	"strings"
 
 	"github.com/obelisk-network/obelisk/identity"
@@ -44,13 +45,16 @@ func ParseRevocation(network identity.NetworkID, s string) (*Record, *Revocation
 	}
 	rec, err := ParseRecord(network, raw)
 	if err == nil && rec.Kind != KindRevocation {
-		err = Refuse(CodeBadRequest, "a %s record is no revocation", rec.Kind)
+		return nil, nil, Refuse(CodeBadRequest, "a %s record is no revocation", rec.Kind)
 	}
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		err = NewVerifier(network).VerifyOne(rec)
 	}
-	if err := NewVerifier(network).VerifyOne(rec); err != nil {
+	switch {
+	case errors.Is(err, ErrSignature):
 		return nil, nil, Refuse(CodeNotAdmitted, "this revocation is not by the key of network %s", network)
+	case err != nil:
+		return nil, nil, Refuse(CodeBadRequest, "%v", err)
 	}
 	info, err := ParseRevocationInfo(rec.Bin)
 	if err != nil {
