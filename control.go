@@ -36,7 +36,7 @@ func (p *Pillar) SetDrain(ctx context.Context, on bool) (nodes int, err error) {
 		return p.core.Status().NodesConnected, nil
 	}
 	if !p.hasOthers() {
-		return 0, overlay.Refuse(admin.CodeConflict, "no other pillar is connected that could take the nodes: "+
+		return 0, overlay.Refuse(admin.CodeConflict, "no other pillar is connected that has room for the nodes: "+
 			"look at `obelisk pillars`, or add one with `obelisk pillar add`")
 	}
 	p.Drain(ctx)
@@ -54,7 +54,7 @@ func (p *Pillar) Leave(ctx context.Context) error {
 	}
 	defer p.leaving.Unlock()
 	if !p.hasOthers() {
-		return overlay.Refuse(admin.CodeConflict, "no other pillar is connected: what this one holds would be lost")
+		return overlay.Refuse(admin.CodeConflict, "no other pillar is connected that has room: what this one holds would be lost")
 	}
 	p.log.Info("leaving the network")
 	drained := p.core.Status().Draining
@@ -166,7 +166,7 @@ func (p *Pillar) pause(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-p.Done():
+	case <-p.life.ask:
 		return ErrClosed
 	}
 }

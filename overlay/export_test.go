@@ -1,5 +1,17 @@
 package overlay
 
+import "github.com/obelisk-network/obelisk/identity"
+
+// QuotaTaker charges submissions at a store of limit bytes.
+func QuotaTaker(limit uint64) func(from identity.AccountID, source string, to []identity.AccountID, cost float64, now uint64) bool {
+	var q quotas
+	q.init()
+	of := Quotas{}.with(limit)
+	return func(from identity.AccountID, source string, to []identity.AccountID, cost float64, now uint64) bool {
+		return q.take(payers{from, source, to}, cost, now, of) == nil
+	}
+}
+
 // SubmissionBytes is how many bytes of submissions are on their way.
 func (p *Pillar) SubmissionBytes() int64 { return p.queued.Load() }
 

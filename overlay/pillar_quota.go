@@ -85,6 +85,9 @@ type meter struct {
 	cells [meterRows][meterCells]debt
 }
 
+// debtor is an author, a source, or an author and a recipient.
+type debtor struct{ who, to string }
+
 type debt struct {
 	owed float64 // byte milliseconds
 	at   uint64  // Unix ms
@@ -93,8 +96,8 @@ type debt struct {
 func newMeter() *meter { return &meter{seed: maphash.MakeSeed()} }
 
 // at returns the debtor's cells, each brought up to now at rate bytes.
-func (m *meter) at(debtor string, now, rate uint64) (cells [meterRows]*debt) {
-	h := maphash.String(m.seed, debtor)
+func (m *meter) at(who debtor, now, rate uint64) (cells [meterRows]*debt) {
+	h := maphash.Comparable(m.seed, who)
 	for i := range cells {
 		c := &m.cells[i][h%meterCells]
 		h /= meterCells
@@ -109,9 +112,9 @@ func (m *meter) at(debtor string, now, rate uint64) (cells [meterRows]*debt) {
 
 // wait returns how many milliseconds it is until the debtor can pay cost, 0 if
 // it can now. Who owes nothing can pay anything, or it never could.
-func (m *meter) wait(debtor string, cost float64, now, rate uint64) float64 {
+func (m *meter) wait(who debtor, cost float64, now, rate uint64) float64 {
 	owed := -1.0
-	for _, c := range m.at(debtor, now, rate) {
+	for _, c := range m.at(who, now, rate) {
 		if owed < 0 || c.owed < owed {
 			owed = c.owed
 		}
@@ -123,8 +126,8 @@ func (m *meter) wait(debtor string, cost float64, now, rate uint64) float64 {
 	return min(owed, owed+cost-most) / float64(rate)
 }
 
-func (m *meter) charge(debtor string, cost float64, now, rate uint64) {
-	for _, c := range m.at(debtor, now, rate) {
+func (m *meter) charge(who debtor, cost float64, now, rate uint64) {
+	for _, c := range m.at(who, now, rate) {
 		c.owed += cost
 	}
 }
@@ -137,42 +140,43 @@ type quotas struct {
 
 func (q *quotas) init() { q.author, q.source, q.pairs = newMeter(), newMeter(), newMeter() }
 
-// debtors are who pays for a record. To is whom an author writes to.
-type debtors struct {
+// payers are who pays for a record: its author, where it comes from, and the
+// author for each whom it is to.
+type payers struct {
 	author identity.AccountID
 	source string // "": nobody's
 	to     []identity.AccountID
 }
 
 // take charges cost to all of who, or to none and says why.
-func (q *quotas) take(who debtors, cost float64, now uint64, of Quotas) *Error {
+func (q *quotas) take(who payers, cost float64, now uint64, of Quotas) *Error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var longest float64
 	var whose string
-	ask := func(m *meter, debtor string, rate uint64, text string) {
-		if w := m.wait(debtor, cost, now, rate); w > longest {
+	ask := func(m *meter, d debtor, rate uint64, text string) {
+		if w := m.wait(d, cost, now, rate); w > longest {
 			longest, whose = w, text
 		}
 	}
-	ask(q.author, string(who.author), of.Author, "this account")
+	ask(q.author, debtor{who: string(who.author)}, of.Author, "this account")
 	if who.source != "" {
-		ask(q.source, who.source, of.Source, "addresses near this one")
+		ask(q.source, debtor{who: who.source}, of.Source, "addresses near this one")
 	}
 	for _, to := range who.to {
-		ask(q.pairs, string(who.author)+string(to), of.Pair, "this account to one recipient")
+		ask(q.pairs, debtor{string(who.author), string(to)}, of.Pair, "this account to one recipient")
 	}
 	if longest > 0 {
 		err := Refuse(CodeQuota, "what %s may keep on this pillar is used up", whose)
 		err.Retry = time.Duration(min(longest+1, maxRetryMillis)) * time.Millisecond
 		return err
 	}
-	q.author.charge(string(who.author), cost, now, of.Author)
+	q.author.charge(debtor{who: string(who.author)}, cost, now, of.Author)
 	if who.source != "" {
-		q.source.charge(who.source, cost, now, of.Source)
+		q.source.charge(debtor{who: who.source}, cost, now, of.Source)
 	}
 	for _, to := range who.to {
-		q.pairs.charge(string(who.author)+string(to), cost, now, of.Pair)
+		q.pairs.charge(debtor{string(who.author), string(to)}, cost, now, of.Pair)
 	}
 	return nil
 }
@@ -199,7 +203,7 @@ func (p *Pillar) payFor(rec *Record, s *pillarSession, now uint64) *Error {
 	if err := p.checkLife(rec, now); err != nil {
 		return err
 	}
-	who := debtors{author: rec.Account(), to: rec.To}
+	who := payers{author: rec.Account(), to: rec.To}
 	if s != nil {
 		who.source = s.source
 	}

@@ -282,3 +282,36 @@ func TestLogShare(t *testing.T) {
 		t.Error("still paused when all of it is gone")
 	}
 }
+
+// TestQuotaMemoryIsFixed: thousands of debtors that owe all they may are kept in
+// the same memory, none of them is forgiven by the others coming, and nearly no
+// stranger pays for them.
+func TestQuotaMemoryIsFixed(t *testing.T) {
+	take := overlay.QuotaTaker(16 << 20) // 2 MiB an author
+	const week = 7 * overlay.DayMillis
+	full := float64(2<<20) * week
+	author := func(i int) identity.AccountID { return identity.AccountID(fmt.Sprint("debtor ", i)) }
+	const debtors, strangers = 1500, 2000
+	for i := range debtors {
+		take(author(i), "", nil, full, 1)
+	}
+	for i := range debtors {
+		if take(author(i), "", nil, 1, 1) {
+			t.Fatalf("debtor %d was forgiven", i)
+		}
+	}
+	refused := 0
+	for i := range strangers {
+		if !take(author(debtors+i), "", nil, 1, 1) {
+			refused++
+		}
+	}
+	// Both of a stranger's cells are taken with a chance of (1500/16384)².
+	if refused > strangers/25 {
+		t.Errorf("%d of %d strangers were refused", refused, strangers)
+	}
+	// A clock that goes back forgives nothing, one that goes on does.
+	if take(author(0), "", nil, 1, 0) || !take(author(0), "", nil, 1, 1+week) {
+		t.Error("time is not what forgives")
+	}
+}
