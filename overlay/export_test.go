@@ -1,6 +1,10 @@
 package overlay
 
-import "github.com/obelisk-network/obelisk/identity"
+import (
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/obelisk-network/obelisk/identity"
+)
 
 // QuotaTaker charges submissions at a store of limit bytes.
 func QuotaTaker(limit uint64) func(from identity.AccountID, source string, to []identity.AccountID, cost float64, now uint64) bool {
@@ -31,3 +35,6 @@ func (p *Pillar) DropDays(now uint64) error { return p.dropDays(now) }
 
 // Takes reports whether the pillar knows itself to be one.
 func (p *Pillar) Takes() bool { return p.out.Load() == nil }
+
+// SourceOf is whose quota a session from an address is counted to.
+func SourceOf(a multiaddr.Multiaddr) string { return sourceOf(a) }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -117,6 +118,68 @@ func TestQuotaOfPair(t *testing.T) {
 	}
 	both := greedy.sign(overlay.KindMessage, to, make([]byte, 8<<10), clock.at(10*24*time.Hour))
 	refusedFor(t, greedy.one(both), "to both")
+}
+
+// TestQuotaOfSource: many accounts at one place are bounded together, those at
+// another are not touched.
+func TestQuotaOfSource(t *testing.T) {
+	rig := newPillarRig(t, nil, func(c *overlay.PillarConfig) { c.Quotas = overlay.Quotas{Source: 64 << 10} })
+	var clock movableClock
+	from := func(addr string) *testClient {
+		d := rig.device(nil)
+		host := rig.net.Host(peer.ID(d.key.ID()), addr)
+		t.Cleanup(func() { host.Shutdown() })
+		c := d.openFrom(host).greet()
+		c.register()
+		return c
+	}
+	taken := 0
+	for i := range 20 {
+		c := from(fmt.Sprintf("/ip4/203.0.113.%d/tcp/1", i+1))
+		if l := c.one(clock.mail(c.testDevice, c.id(), 8<<10, 10*24*time.Hour)); l.Err != nil {
+			refusedFor(t, l, "from a place that is over its quota")
+			break
+		}
+		taken++
+	}
+	if taken < 3 || taken > 8 {
+		t.Errorf("%d of twenty accounts there were served", taken)
+	}
+	other := from("/ip4/198.51.100.1/tcp/1")
+	if l := other.one(clock.mail(other.testDevice, other.id(), 8<<10, 10*24*time.Hour)); l.Err != nil {
+		t.Errorf("from elsewhere: %v", l.Err)
+	}
+}
+
+func TestSourceOf(t *testing.T) {
+	of := func(a string) string { return overlay.SourceOf(multiaddr.StringCast(a)) }
+	relay := "/ip4/203.0.113.7/tcp/4001/p2p/12D3KooWQDcb7ks2cqedz11dMd3ys27vqPXFfNBMiSZCGDmncJLu/p2p-circuit"
+	for _, same := range [][2]string{
+		{"/ip4/203.0.113.7/tcp/1", "/ip4/203.0.113.250/udp/9/quic-v1"},
+		{"/ip4/203.0.113.7/tcp/1", relay},
+		{"/ip6/2001:db8:1:2::3/tcp/1", "/ip6/2001:db8:1:ffff::9/tcp/2"},
+		{"/ip4/203.0.113.7/tcp/1", "/ip6/::ffff:203.0.113.9/tcp/1"},
+	} {
+		if of(same[0]) != of(same[1]) || of(same[0]) == "" {
+			t.Errorf("%s and %s are not one source", same[0], same[1])
+		}
+	}
+	for _, other := range [][2]string{
+		{"/ip4/203.0.113.7/tcp/1", "/ip4/203.0.114.7/tcp/1"},
+		{"/ip6/2001:db8:1::1/tcp/1", "/ip6/2001:db8:2::1/tcp/1"},
+	} {
+		if of(other[0]) == of(other[1]) {
+			t.Errorf("%s and %s are one source", other[0], other[1])
+		}
+	}
+	for _, nobody := range []string{"/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1", "/dns4/example.org/tcp/1"} {
+		if of(nobody) != "" {
+			t.Errorf("%s is a source", nobody)
+		}
+	}
+	if overlay.SourceOf(nil) != "" {
+		t.Error("no address is a source")
+	}
 }
 
 // TestQuotaOfRegistrations: registering again and again with new device records
