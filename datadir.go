@@ -33,6 +33,7 @@ const (
 	fileNetKey    = "network.key" // pillar, if it admits itself
 	fileAdmission = "admission"   // pillar, if it was admitted
 	fileAllowed   = "allowed"     // pillar: accounts to allow at the next start, one a line
+	fileRevoked   = "revocations" // pillar: to be taken at the next start, one a line
 	fileToken     = "admin.token" // pillar
 )
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
 )
 
 // Identity is who lives in a data directory, read from its files whether a
@@ -81,26 +82,65 @@ func LastJoinLink(dir string) string {
 // AllowAccount writes down that an account may register at the pillar that
 // lives in dir and does not run now; it counts from the pillar's next start.
 func AllowAccount(dir string, a AccountID) error {
+	return addLine(dir, fileAllowed, a.String())
+}
+
+// RevokeLater writes down a revocation, as SignRevocation returned it, for the
+// pillar that lives in dir and does not run now; it takes it at its next start.
+func RevokeLater(dir, revocation string) error {
+	network, err := readNetwork(dir)
+	if err != nil {
+		return err
+	}
+	if _, _, err := overlay.ParseRevocation(network, revocation); err != nil {
+		return err
+	}
+	return addLine(dir, fileRevoked, revocation)
+}
+
+// addLine adds a line to a file of a pillar that does not run, unless it is
+// there already.
+func addLine(dir, file, line string) error {
 	d, err := openDataDir(dir, RolePillar)
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	lines, err := readList(d.file(fileAllowed))
+	lines, err := readList(d.file(file))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("allowed accounts: %w", err)
+		return fmt.Errorf("read %s: %w", d.file(file), err)
 	}
-	if slices.Contains(lines, a.String()) {
+	if slices.Contains(lines, line) {
 		return nil
 	}
 	var text []byte
-	for _, l := range append(lines, a.String()) {
+	for _, l := range append(lines, line) {
 		text = append(append(text, l...), '\n')
 	}
-	if err := identity.WriteFileAtomic(d.file(fileAllowed), text, 0o600); err != nil {
-		return fmt.Errorf("allow %s: %w", a, err)
+	if len(text) > maxListFile {
+		return fmt.Errorf("%w: %s is full: start the pillar once", ErrConfig, d.file(file))
+	}
+	if err := identity.WriteFileAtomic(d.file(file), text, 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", d.file(file), err)
 	}
 	return nil
+}
+
+// takeRevocations calls take for what RevokeLater wrote down, and forgets it.
+func (d *dataDir) takeRevocations(take func(text string) error) error {
+	lines, err := readList(d.file(fileRevoked))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, l := range lines {
+		if err == nil {
+			err = take(l)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("revocations: %s: %w", d.file(fileRevoked), err)
+	}
+	return os.Remove(d.file(fileRevoked))
 }
 
 // takeAllowed calls allow for the accounts that AllowAccount wrote down, and

@@ -20,6 +20,11 @@ import (
 // before.
 const admissionLife = identity.MaxAdmissionLife - 24*time.Hour
 
+// selfSerial is the serial of what a pillar with the network key signs for
+// itself. It does not rise: a revocation, whose serial is a time, ends it for
+// good, and only an admission that somebody made afterwards undoes that.
+const selfSerial = 1
+
 // membership is by what right a pillar belongs to a network: it holds the
 // network key, or an admission by it.
 type membership struct {
@@ -116,13 +121,14 @@ func (m *membership) missing(format string, args ...any) error {
 	return &NotAdmittedError{Pillar: m.pillar, File: m.file, Reason: fmt.Sprintf(format, args...)}
 }
 
-// admit returns an admission in force at now (Unix ms): signed here, or what
-// the file holds now, so that a renewed one counts without a restart.
+// admit returns an admission in force at now (Unix ms): what the file holds now,
+// so that a renewed one counts without a restart, or, with the network key and
+// no such file, one signed here.
 func (m *membership) admit(now uint64) (identity.Admission, error) {
-	if m.key != nil {
-		return m.key.Admit(m.pillar, now, now+uint64(admissionLife.Milliseconds())), nil
-	}
 	a, err := m.read()
+	if m.key != nil && (err != nil || a.Valid(m.network, now) != nil) {
+		return m.key.Admit(m.pillar, selfSerial, now+uint64(admissionLife.Milliseconds())), nil
+	}
 	if err != nil {
 		return a, err
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -50,6 +51,8 @@ type PillarConfig struct {
 	Admission string
 	// Home says that the pillar is behind a NAT and is reached through others.
 	Home bool
+	// Rejoin lets a pillar that left for good belong to its network again.
+	Rejoin bool
 	// Name is told to others beside the ID; anybody can claim any.
 	Name string
 	// Concern is how many pillars must hold a message before it counts as
@@ -141,6 +144,7 @@ type Pillar struct {
 	network   identity.NetworkID
 	started   time.Time
 	admin     string // where the admin port listens; "" if it does not
+	leaving   sync.Mutex
 }
 
 // OpenPillar starts a pillar and returns when it serves. ctx bounds the start
@@ -243,7 +247,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}
 	core, err := overlay.NewPillar(overlay.PillarConfig{
 		Network: p.network, Key: key, Store: records, Links: p.host, Peers: p.host,
-		Admit: member.admit, Addrs: p.told, Home: p.cfg.Home, Name: p.cfg.Name,
+		Admit: member.admit, Addrs: p.told, Home: p.cfg.Home, Name: p.cfg.Name, Rejoin: p.cfg.Rejoin,
 		Concern: p.cfg.Concern, Registration: p.cfg.Registration, StoreLimit: p.cfg.StoreLimit,
 		Disk:   func() (uint64, uint64, error) { return diskSpace(p.dir.path) },
 		Logger: p.log, Registerer: p.cfg.Registry,
@@ -270,6 +274,16 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.protected = newProtector(p.host.Protect)
 	p.life.run("protection", p.protectPillars)
 	if err := p.dir.takeAllowed(p.core.Allow); err != nil {
+		return err
+	}
+	if err := p.dir.takeRevocations(func(text string) error {
+		_, err := p.Revoke(ctx, text)
+		if errors.As(err, new(*overlay.Error)) {
+			p.log.Error("revocation not taken", "err", err)
+			return nil
+		}
+		return err
+	}); err != nil {
 		return err
 	}
 	if err := p.startAdmin(); err != nil {
@@ -399,8 +413,14 @@ func (p *Pillar) Nodes(after AccountID, limit int) (page []NodeEntry, next Accou
 // Pillars describes every other pillar of the network.
 func (p *Pillar) Pillars() []admin.PillarEntry {
 	var out []admin.PillarEntry
+	now := uint64(time.Now().UnixMilli())
 	for _, s := range p.mesh.Pillars() {
-		out = append(out, admin.NewPillarEntry(&s))
+		e := admin.NewPillarEntry(&s)
+		if e.Standing = p.core.Roster().Standing(s.ID, now); e.Standing == overlay.StandingRevoked && e.State != overlay.PillarLeft {
+			e.State = overlay.PillarDead // it is none, whatever membership says of it
+		}
+		e.LogsPaused = p.core.LogsPaused(s.ID)
+		out = append(out, e)
 	}
 	return out
 }
@@ -413,8 +433,9 @@ func (p *Pillar) Status() PillarStatus {
 		Role: RolePillar.String(), ID: p.ID().String(), Network: p.network.String(), Version: p.cfg.Version,
 		Started: p.started.UTC(), UptimeS: int64(time.Since(p.started).Seconds()), Listen: p.Listen(),
 		Records: s.Records, Mailboxes: s.Mailboxes, StoreBytes: dirSize(p.dir.file(dirStore)), NodesConnected: s.NodesConnected,
-		PillarsAlive: 1, Converged: converged(p.ID(), others, p.mesh.Summaries()),
-		ClockSkewMS: s.ClockSkew.Milliseconds(),
+		PillarsAlive: 1, Converged: p.core.Converged(others),
+		ClockSkewMS: s.ClockSkew.Milliseconds(), ClockWarning: s.ClockText, Standing: s.Standing,
+		Draining: s.Draining, Full: s.Full, CatchingUp: s.CatchingUp, Diverged: s.Diverged,
 	}
 	if s.Log.Log != (overlay.LogID{}) {
 		out.Log = admin.LogStatus{ID: s.Log.Log.String(), Seq: s.Log.Seq}
@@ -427,44 +448,24 @@ func (p *Pillar) Status() PillarStatus {
 	return out
 }
 
-// converged: the last summaries of all pillars that are alive and not full are
-// equal. Summaries are made on a common grid but not at the same moment;
-// those of different instants are not compared, and a pillar whose newest is of
-// an earlier instant counts as converged if no log entry is missing between it
-// and this one.
-func converged(self PillarID, others []overlay.PillarStatus, summaries []overlay.Summary) bool {
-	by := make(map[PillarID]*overlay.Summary, len(summaries))
-	for i := range summaries {
-		by[summaries[i].Pillar] = &summaries[i]
-	}
-	own := by[self]
-	for _, o := range others {
-		if o.State != overlay.PillarAlive {
-			continue
-		}
-		theirs := by[o.ID]
-		sameInstant := own != nil && theirs != nil && own.Settled == theirs.Settled && own.Front == theirs.Front && own.Key == theirs.Key
-		switch {
-		case sameInstant:
-			if own.Count != theirs.Count || own.Digest != theirs.Digest {
-				return false
-			}
-		case !o.Connected || o.MissingHere > 0 || o.MissingThere > 0:
-			return false
-		}
-	}
-	return true
-}
-
 // Checks is what /healthz and /readyz answer.
 func (p *Pillar) Checks() (health, ready []admin.Check) {
 	s := p.core.Status()
 	health = []admin.Check{{Name: "store", OK: s.Failed == nil, Detail: textOf(s.Failed)}}
 	skewOK := s.ClockSkew.Abs() <= 30*time.Second
+	standing := s.Standing == overlay.StandingAdmitted
+	alone := p.core.Roster().Living(uint64(time.Now().UnixMilli())) > 1 && !p.hasAny()
+	clock := s.ClockText
+	if clock == "" {
+		clock = when(!skewOK, fmt.Sprintf("%s off its peers", s.ClockSkew))
+	}
 	ready = append(append([]admin.Check(nil), health...),
 		admin.Check{Name: "space", OK: !s.Full, Detail: when(s.Full, "the disk or the store's limit is reached")},
 		admin.Check{Name: "accepting", OK: !s.Draining, Detail: when(s.Draining, "draining")},
-		admin.Check{Name: "clock", OK: skewOK, Detail: when(!skewOK, fmt.Sprintf("%s off its peers", s.ClockSkew))},
+		admin.Check{Name: "clock", OK: skewOK, Detail: clock},
+		admin.Check{Name: "admitted", OK: standing, Detail: when(!standing, string(s.Standing))},
+		admin.Check{Name: "peers", OK: !alone, Detail: when(alone, "other pillars are known and none is connected")},
+		admin.Check{Name: "caught_up", OK: alone || !s.CatchingUp, Detail: when(s.CatchingUp, "what the other pillars had at the start is still coming")},
 	)
 	return health, ready
 }
@@ -483,27 +484,9 @@ func when(is bool, text string) string {
 	return ""
 }
 
-// Drain tells connected nodes to move to other pillars and takes no new ones,
-// until Close. It returns when all have gone, ctx ends, or there is no other
-// pillar to go to.
-func (p *Pillar) Drain(ctx context.Context) {
-	p.core.Drain(true)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for p.core.Status().NodesConnected > 0 && p.hasOthers() {
-		select {
-		case <-ctx.Done():
-			return
-		case <-p.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-func (p *Pillar) hasOthers() bool {
+func (p *Pillar) hasAny() bool {
 	for _, o := range p.mesh.Pillars() {
-		if o.State == overlay.PillarAlive && o.Connected {
+		if present(&o) {
 			return true
 		}
 	}

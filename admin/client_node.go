@@ -37,6 +37,12 @@ func (n *NodeClient) Status(ctx context.Context) (s overlay.NodeStatus, err erro
 	return s, err
 }
 
+// Convergence is GET /v1/convergence: the node asks its pillars and checks what
+// they say.
+func (n *NodeClient) Convergence(ctx context.Context) ([]ConvergenceEntry, error) {
+	return convergence(ctx, n.c)
+}
+
 // Send is POST /v1/messages. It returns when the message is in the state
 // req.Wait, or in whatever state it is at the end of req.TimeoutMS.
 func (n *NodeClient) Send(ctx context.Context, req SendRequest) (r SendResult, err error) {

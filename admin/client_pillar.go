@@ -63,3 +63,56 @@ func nodes(ctx context.Context, c *client, after string, limit int) (page NodePa
 	err = c.do(ctx, "GET", "/v1/nodes", q, nil, &page)
 	return page, err
 }
+
+// Sync is GET /v1/sync.
+func (p *PillarClient) Sync(ctx context.Context) (s SyncStatus, err error) {
+	err = p.c.do(ctx, "GET", "/v1/sync", nil, nil, &s)
+	return s, err
+}
+
+// Convergence is GET /v1/convergence.
+func (p *PillarClient) Convergence(ctx context.Context) ([]ConvergenceEntry, error) {
+	return convergence(ctx, p.c)
+}
+
+// Round is POST /v1/sync/round: an audit round with a pillar, now.
+func (p *PillarClient) Round(ctx context.Context, with identity.PillarID) (r RoundAnswer, err error) {
+	err = p.c.do(ctx, "POST", "/v1/sync/round", url.Values{"peer": {with.String()}}, nil, &r)
+	return r, err
+}
+
+// PauseRounds is POST /v1/sync/pause or /v1/sync/resume.
+func (p *PillarClient) PauseRounds(ctx context.Context, on bool) error {
+	path := "/v1/sync/resume"
+	if on {
+		path = "/v1/sync/pause"
+	}
+	return p.c.do(ctx, "POST", path, nil, nil, nil)
+}
+
+// Drain is POST /v1/drain, or with off its end.
+func (p *PillarClient) Drain(ctx context.Context, off bool) (d DrainAnswer, err error) {
+	q := url.Values{}
+	if off {
+		q.Set("off", "1")
+	}
+	err = p.c.do(ctx, "POST", "/v1/drain", q, nil, &d)
+	return d, err
+}
+
+// Leave is POST /v1/leave: it returns when the pillar has left, and is stopping.
+func (p *PillarClient) Leave(ctx context.Context) error {
+	return p.c.do(ctx, "POST", "/v1/leave", nil, nil, nil)
+}
+
+// Revoke is POST /v1/revocations: revocation is what overlay.RevocationText
+// returned.
+func (p *PillarClient) Revoke(ctx context.Context, revocation string) (r Revoked, err error) {
+	err = p.c.do(ctx, "POST", "/v1/revocations", nil, revocationRequest{revocation}, &r)
+	return r, err
+}
+
+func convergence(ctx context.Context, c *client) (list []ConvergenceEntry, err error) {
+	err = c.do(ctx, "GET", "/v1/convergence", nil, nil, &list)
+	return list, err
+}

@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -30,9 +31,16 @@ type fakePillar struct {
 	nodes   []overlay.NodeEntry
 	addErr  error
 
+	sync       overlay.SyncStatus
+	statements []overlay.Statement
+	round      overlay.Round
+	revoked    identity.PillarID
+	controlErr error
+
 	mu      sync.Mutex
 	added   []string
 	allowed []identity.AccountID
+	steered []string
 }
 
 func (p *fakePillar) Status() admin.PillarStatus            { return p.status }
@@ -68,11 +76,39 @@ func pageOf(all []overlay.NodeEntry, after identity.AccountID, limit int) ([]ove
 	return page, "", nil
 }
 
+func (p *fakePillar) Sync() overlay.SyncStatus         { return p.sync }
+func (p *fakePillar) Convergence() []overlay.Statement { return p.statements }
+func (p *fakePillar) PauseRounds(on bool) error        { p.log("pause", on); return p.controlErr }
+func (p *fakePillar) Leave(context.Context) error      { p.log("leave", true); return p.controlErr }
+func (p *fakePillar) Round(_ context.Context, with identity.PillarID) (overlay.Round, error) {
+	p.log("round "+with.String(), true)
+	return p.round, p.controlErr
+}
+
+func (p *fakePillar) SetDrain(_ context.Context, on bool) (int, error) {
+	p.log("drain", on)
+	return 3, p.controlErr
+}
+
+func (p *fakePillar) Revoke(_ context.Context, text string) (admin.Revoked, error) {
+	p.log("revoke "+text, true)
+	return admin.Revoked{Pillar: p.revoked, Serial: 7}, p.controlErr
+}
+
+// log notes what was steered.
+func (p *fakePillar) log(what string, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.steered = append(p.steered, fmt.Sprint(what, " ", on))
+}
+
 // fakeNode is a Node that keeps everything in memory and delivers at once.
 type fakeNode struct {
 	account identity.AccountID
 	slow    bool // messages stay queued
 	sendErr error
+
+	statements []overlay.Statement
 
 	mu       sync.Mutex
 	out      []overlay.OutMessage
@@ -247,6 +283,9 @@ func (n *fakeNode) Nodes(identity.AccountID, int) ([]overlay.NodeEntry, identity
 	return nil, "", nil
 }
 func (n *fakeNode) Pillars() []overlay.NodePillar { return nil }
+func (n *fakeNode) Convergence(context.Context) ([]overlay.Statement, error) {
+	return n.statements, n.sendErr
+}
 func (n *fakeNode) AddPillar(_ context.Context, addr string) error {
 	_, err := overlay.ParseInvitation(addr)
 	return err

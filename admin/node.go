@@ -50,6 +50,9 @@ type NodeNetwork interface {
 	Nodes(after identity.AccountID, limit int) (nodes []overlay.NodeEntry, next identity.AccountID, err error)
 	Pillars() []overlay.NodePillar
 	AddPillar(ctx context.Context, addr string) error
+	// Convergence asks the pillars it is connected to for everybody's newest
+	// summaries, verifies and compares them.
+	Convergence(ctx context.Context) ([]overlay.Statement, error)
 }
 
 // Contacts are a node's local contacts. Where it says who, a name or an account
@@ -94,6 +97,10 @@ func NewNodeHandler(n Node, cfg Config) http.Handler {
 	m.handle("POST", "/v1/pillars", func(w http.ResponseWriter, r *http.Request) error {
 		return addPillar(w, r, n.AddPillar)
 	})
+	m.handle("GET", "/v1/convergence", answer(func(r *http.Request) ([]ConvergenceEntry, error) {
+		list, err := n.Convergence(r.Context())
+		return NewConvergence(list, time.Now()), err
+	}))
 	m.handle("GET", "/v1/contacts", answer(func(*http.Request) ([]overlay.Contact, error) {
 		list, err := n.Contacts()
 		return listed(list), err

@@ -18,6 +18,8 @@ type Pillar interface {
 	// whether it should be given work (readyz).
 	Checks() (health, ready []Check)
 	PillarNetwork
+	PillarSync
+	PillarControl
 }
 
 // PillarNetwork is who a pillar knows and lets in.
@@ -80,6 +82,8 @@ func NewPillarHandler(p Pillar, gatherer prometheus.Gatherer, cfg Config) http.H
 		writeJSON(w, http.StatusOK, accountRequest{a.String()})
 		return nil
 	})
+	handleSync(m, p)
+	handleControl(m, p)
 	return newGuard(cfg, true, m)
 }
 

@@ -27,6 +27,14 @@ type PillarStatus struct {
 	PillarsAlive    int       `json:"pillars_alive"` // this one counts
 	Converged       bool      `json:"converged"`
 	ClockSkewMS     int64     `json:"clock_skew_ms"`
+	// ClockWarning says in words what is wrong with the clock; "" if nothing is.
+	ClockWarning string `json:"clock_warning"`
+	// Standing is by what right it is a pillar: admitted, revoked, left, expired.
+	Standing   overlay.Standing `json:"standing"`
+	Draining   bool             `json:"draining"`
+	Full       bool             `json:"full"`
+	CatchingUp bool             `json:"catching_up"` // what others had at its start is still coming
+	Diverged   int              `json:"diverged"`    // pillars whose summaries differ three times in a row
 }
 
 // LogStatus is the log a pillar writes in this run; ID is "" before its first
@@ -48,6 +56,8 @@ type PillarEntry struct {
 	MissingHere  uint64              `json:"missing_here"`
 	MissingThere uint64              `json:"missing_there"`
 	LastSeen     *time.Time          `json:"last_seen"`
+	Standing     overlay.Standing    `json:"standing"`
+	LogsPaused   bool                `json:"logs_paused"` // its logs have used up their share of this pillar's disk
 }
 
 // NewPillarEntry gives a status of overlay its JSON shape.

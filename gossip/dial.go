@@ -133,8 +133,8 @@ func (d *dialer) reach(ctx context.Context, p identity.PillarID, wake chan struc
 			d.wait(ctx, d.jitter(pause/4), nil)
 			continue
 		}
-		if e, ok := d.m.cfg.Roster.Lookup(p); ok && e.Info.Left {
-			pause = d.m.cfg.DialMax
+		if d.parted(p) || d.parted(d.m.self) {
+			pause = d.m.cfg.DialMax // who is back comes by itself
 		} else {
 			had, err := d.try(ctx, p, &wrong)
 			if had {
@@ -150,6 +150,24 @@ func (d *dialer) reach(ctx context.Context, p identity.PillarID, wake chan struc
 			pause = min(2*pause, d.m.cfg.DialMax)
 		} else {
 			pause = d.m.cfg.DialMin
+		}
+	}
+}
+
+// parted reports whether p is revoked or has left.
+func (d *dialer) parted(p identity.PillarID) bool {
+	s := d.m.cfg.Roster.Standing(p, d.m.now())
+	return s == overlay.StandingLeft || s == overlay.StandingRevoked
+}
+
+// again makes the dialer try everybody at once: this pillar has a new record.
+func (d *dialer) again() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, wake := range d.targets {
+		select {
+		case wake <- struct{}{}:
+		default:
 		}
 	}
 }

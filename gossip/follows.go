@@ -247,7 +247,9 @@ func (fs *follows) ended(f *follow, err error) {
 			p.until = now.Add(min(busy.refusal.Retry, retryMax))
 		}
 	case errors.As(err, &local):
-		if !errors.Is(err, context.Canceled) {
+		if overlay.CodeOf(err) == overlay.CodeQuota { // this log alone has to wait
+			p.until = now.Add(retryMax)
+		} else if !errors.Is(err, context.Canceled) {
 			fs.paused = now.Add(retryLocal)
 		}
 	case errors.Is(err, errBetter), errors.Is(err, errIdle), errors.Is(err, context.Canceled):

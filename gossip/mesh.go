@@ -215,6 +215,11 @@ func (m *Mesh) signHead(l *lead) *overlay.Head {
 // rosterChanged spreads what is new in the roster.
 func (m *Mesh) rosterChanged(added []*overlay.Record) {
 	m.dialer.poke()
+	for _, rec := range added {
+		if rec.Kind == overlay.KindPillar && rec.Pillar() == m.self {
+			m.dialer.again()
+		}
+	}
 	m.sessions.spread(added)
 }
 

@@ -156,7 +156,7 @@ func (s *session) greet() error {
 			return err
 		}
 	}
-	msg, err := s.frames.Next()
+	msg, err := s.firstWord()
 	if err != nil {
 		return err
 	}
@@ -170,6 +170,7 @@ func (s *session) greet() error {
 	if err := s.accept(hello); err != nil {
 		var refusal *overlay.Error
 		if errors.As(err, &refusal) {
+			s.tellRevocation()
 			refuse(s.stream, refusal)
 		}
 		return err
@@ -179,6 +180,27 @@ func (s *session) greet() error {
 		return s.sendHello(true)
 	}
 	return nil
+}
+
+// firstWord reads what the other side begins with. Who refuses a pillar because
+// it is revoked sends the revocation first, so that it can believe it.
+func (s *session) firstWord() (overlay.Message, error) {
+	msg, err := s.frames.Next()
+	if roster, ok := msg.(*overlay.RosterMsg); ok && err == nil {
+		if _, err := s.m.cfg.Roster.Add(s.m.now(), false, roster.Records...); err != nil {
+			s.m.met.forged.WithLabelValues("roster").Inc()
+		}
+		msg, err = s.frames.Next()
+	}
+	return msg, err
+}
+
+// tellRevocation sends a pillar that is refused the revocation of it, if there
+// is one.
+func (s *session) tellRevocation() {
+	if rev := s.m.cfg.Roster.Revocation(s.id); rev != nil {
+		s.writeMessage(&overlay.RosterMsg{Records: [][]byte{rev.Raw}})
+	}
 }
 
 // sendHello writes our Hello. Only greet and the writer call it.
@@ -211,14 +233,11 @@ func (s *session) accept(h *overlay.Hello) error {
 	if m.cfg.Roster.Revoked(s.id, info.Admission.Serial) {
 		return overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s: its admission is revoked", s.id)
 	}
-	if info.Left {
-		return overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s has left", s.id)
-	}
 	if _, err := m.cfg.Roster.Add(now, s.local, rec.Raw); err != nil {
 		return fmt.Errorf("roster: %w", err)
 	}
 	if !m.cfg.Roster.Admitted(s.id, now) {
-		return overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s is not admitted any more", s.id)
+		return m.cfg.Roster.NotAdmitted(s.id, now)
 	}
 	s.mu.Lock()
 	s.skew = time.Duration(int64(h.Time)-int64(now)) * time.Millisecond
@@ -272,8 +291,8 @@ func (s *session) write(ctx context.Context) error {
 // renew says Hello again if our record or the short key changed, repeats a lost
 // roster message, and ends the session of who is not admitted any more.
 func (s *session) renew() error {
-	if !s.m.cfg.Roster.Admitted(s.id, s.m.now()) {
-		refusal := overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s is not admitted any more", s.id)
+	if now := s.m.now(); !s.m.cfg.Roster.Admitted(s.id, now) {
+		refusal := s.m.cfg.Roster.NotAdmitted(s.id, now)
 		s.writeMessage(&overlay.Busy{Err: refusal})
 		return refusal
 	}

@@ -66,3 +66,24 @@ func missing(mine, theirs overlay.Vector) (here, there uint64) {
 	}
 	return here, there
 }
+
+// SyncStatus describes replication.
+func (m *Mesh) SyncStatus() overlay.SyncStatus {
+	st := overlay.SyncStatus{Logs: m.cfg.Replica.Logs(), Settled: m.summaries.all()[m.self]}
+	mine, _ := m.logs.vector(m.now(), 0)
+	most := map[overlay.LogID]uint64{}
+	for _, s := range m.sessions.all() {
+		theirs := s.positions()
+		here, _ := missing(mine, theirs)
+		st.Peers = append(st.Peers, overlay.PeerSync{Pillar: s.id, Behind: here})
+		for _, p := range theirs {
+			most[p.Log] = max(most[p.Log], p.Seq)
+		}
+	}
+	for log, seq := range most {
+		if held, _ := mine.Find(log); held.Seq < seq {
+			st.Missing += seq - held.Seq
+		}
+	}
+	return st
+}

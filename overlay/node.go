@@ -109,6 +109,8 @@ type Node struct {
 	contacts *nodeContacts
 	metrics  *nodeMetrics
 
+	converges nodeConvergence
+
 	upkeep  chan struct{} // maintain: look now
 	pinning sync.Mutex    // held while a network is pinned
 

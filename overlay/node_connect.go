@@ -127,7 +127,7 @@ func (m *nodeSessions) handshake(ctx context.Context, p identity.PillarID, first
 	m.learn(local, reg.Roster)
 	skew := time.Duration(int64(answer.Time)-int64(now))*time.Millisecond + rtt/2
 	return &nodeSession{n: n, pillar: p, stream: stream, frames: frames,
-		out: make(chan Message, sessionQueue), done: make(chan struct{}),
+		out: make(chan Message, sessionQueue), done: make(chan struct{}), summaries: make(chan []Summary, 1),
 		skew: skew, rtt: time.Since(registering), local: local, waiting: map[uint64]*nodeCall{}, inflight: map[uint64]*shipment{}}, nil
 }
 

@@ -44,6 +44,9 @@ type nodeSession struct {
 	counter   atomic.Uint64
 	resumed   atomic.Bool // the last page of the resume came
 
+	summaries   chan []Summary // of capacity 1: the newest answer to askSummaries
+	summariesAt time.Time      // guarded by nodeConvergence.asking; when that came
+
 	mu      sync.Mutex
 	waiting map[uint64]*nodeCall // guarded by mu
 
@@ -174,6 +177,11 @@ func (s *nodeSession) dispatch(m Message) error {
 		return s.answer(m.N, m, m.More)
 	case *RosterMsg:
 		n.sessions.learn(s.local, m.Records)
+	case *SummaryMsg:
+		select {
+		case s.summaries <- m.Summaries:
+		default: // nobody asked
+		}
 	case *Busy:
 		if m.Err == nil {
 			return Refuse(CodeBusy, "the pillar sends us away")

@@ -199,6 +199,7 @@ func (m *nodeSessions) run(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-m.wake:
+			m.part()
 		case <-timer.C:
 		case r := <-m.results:
 			m.dialled(r)
@@ -272,7 +273,7 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 func (m *nodeSessions) due(now time.Time, urgent bool) []*candidate {
 	if r := m.n.pillars(); r != nil {
 		for _, e := range r.Entries() {
-			if !e.Info.Left {
+			if m.gone(e.Pillar) == nil {
 				m.candidate(e.Pillar)
 			}
 		}
@@ -281,6 +282,9 @@ func (m *nodeSessions) due(now time.Time, urgent bool) []*candidate {
 	for _, c := range m.candidates {
 		connected := m.active != nil && m.active.pillar == c.id || m.standby != nil && m.standby.pillar == c.id
 		if connected || c.dialing || urgent && len(c.waiters) == 0 || len(m.addrsOf(c)) == 0 {
+			continue
+		}
+		if len(c.waiters) == 0 && m.gone(c.id) != nil {
 			continue
 		}
 		list = append(list, c)
@@ -297,6 +301,37 @@ func (m *nodeSessions) due(now time.Time, urgent bool) []*candidate {
 		}
 	})
 	return list
+}
+
+// gone says why p is no pillar any more, as far as the roster knows; nil if it
+// may be one.
+func (m *nodeSessions) gone(p identity.PillarID) *Error {
+	r := m.n.pillars()
+	if r == nil {
+		return nil
+	}
+	now := m.n.now()
+	switch r.Standing(p, now) {
+	case StandingRevoked, StandingLeft:
+		return r.NotAdmitted(p, now)
+	}
+	return nil
+}
+
+// part ends the sessions with pillars that are none any more.
+func (m *nodeSessions) part() {
+	m.mu.Lock()
+	sessions := []*nodeSession{m.active, m.standby}
+	m.mu.Unlock()
+	for _, s := range sessions {
+		if s == nil || s.ended() {
+			continue
+		}
+		if why := m.gone(s.pillar); why != nil {
+			m.n.log.Warn("session with a pillar ended that is none any more", "pillar", s.pillar, "err", why)
+			s.end(why)
+		}
+	}
 }
 
 // addrsOf lists where c can be dialled. m.mu is held.

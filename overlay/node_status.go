@@ -59,9 +59,11 @@ func (n *Node) Pillars() []NodePillar {
 		if roster != nil {
 			if e, ok := roster.Lookup(c.id); ok {
 				p.Name = e.Info.Name
-				if e.Info.Left {
+				switch roster.Standing(c.id, now) {
+				case StandingAdmitted:
+				case StandingLeft:
 					p.State = PillarLeft
-				} else if !roster.Admitted(c.id, now) {
+				default:
 					p.State = PillarDead
 				}
 			}

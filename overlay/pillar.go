@@ -46,6 +46,8 @@ type PillarConfig struct {
 	Addrs func() []multiaddr.Multiaddr
 	Home  bool
 	Name  string
+	// Rejoin lets a pillar that left for good be one again.
+	Rejoin bool
 
 	// Concern is the default write concern. Default 2.
 	Concern int
@@ -61,6 +63,8 @@ type PillarConfig struct {
 	Disk func() (free, total uint64, err error)
 	// StoreLimit is the largest store in bytes; 0: 90 % of the disk.
 	StoreLimit uint64
+	// Quotas bound who fills it. Default: see there.
+	Quotas Quotas
 
 	// Now is the clock. Default time.Now.
 	Now        func() time.Time
@@ -150,14 +154,22 @@ type Pillar struct {
 	streams  sync.WaitGroup
 	draining atomic.Bool
 	failed   atomic.Pointer[error] // why the store takes nothing any more
+	out      atomic.Pointer[Error] // why this is no pillar any more; nil while it is one
 
 	own       pillarSelf
 	accounts  accountCache
 	allowed   allowList
 	disk      diskState
+	quotas    quotas
+	shares    queueShares
+	logBytes  logBytes
 	clock     pillarClock
 	copies    copiesState
 	mailboxes mailboxCounter
+
+	convergence Convergence
+	diverging   atomic.Int64 // pillars that diverged at the last look
+	caughtUp    catchUp
 
 	// mu guards what a commit publishes and who is told of it. It is taken
 	// before any session's own lock, and never held across I/O.
@@ -215,10 +227,14 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 	}
 	p.roster = NewRoster(p.verifier)
 	p.copies.init()
+	p.quotas.init()
 	if err := p.load(); err != nil {
 		return nil, fmt.Errorf("pillar: load: %w", err)
 	}
 	p.roster.Watch(p.rosterChanged)
+	if err := p.checkLeft(); err != nil {
+		return nil, err
+	}
 	if err := p.renewRecord(true); err != nil {
 		return nil, fmt.Errorf("pillar: %w", err)
 	}
@@ -245,7 +261,7 @@ func (p *Pillar) load() error {
 		return err
 	}
 	p.local = view.LastLocal()
-	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now()), p.mailboxes.load(view))
+	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now()), p.mailboxes.load(view), p.logBytes.load(view))
 }
 
 // loadLacks adds the lacks to the states that were loaded. Those of no entry
@@ -280,6 +296,7 @@ func (p *Pillar) Run(ctx context.Context, mesh Mesh) error {
 	others.Go(func() { p.askLoop(ctx) })
 	others.Go(func() { p.tickLoop(ctx) })
 	others.Go(func() { p.scrubLoop(ctx) })
+	p.caughtUp.begin(p.othersKnown())
 	close(p.started)
 
 	<-ctx.Done()
@@ -307,10 +324,15 @@ func (p *Pillar) tickLoop(ctx context.Context) {
 			return
 		case <-p.rosterWake:
 			p.rosterNewsOut(ctx)
+			p.checkStanding()
 			continue
 		case <-tick.C:
 		}
 		p.checkDisk()
+		p.checkStanding()
+		if n%compareSeconds == 0 {
+			p.compare()
+		}
 		if n%cursorSeconds == 0 {
 			p.handOverCursors()
 			p.checkClock()
@@ -333,6 +355,7 @@ func (p *Pillar) tickLoop(ctx context.Context) {
 // saveNow writes the small values that change slowly.
 func (p *Pillar) saveNow(ctx context.Context) {
 	values := append(p.clock.values(p.now()), p.mailboxes.values()...)
+	values = append(values, p.logBytes.values()...)
 	if values = append(values, p.rosterLocals()...); len(values) == 0 {
 		return
 	}
@@ -343,7 +366,8 @@ func (p *Pillar) saveNow(ctx context.Context) {
 
 // saveLast is saveNow for the end of Run, when only the committer still runs.
 func (p *Pillar) saveLast() {
-	if values := append(p.clock.values(p.now()), p.mailboxes.values()...); p.failure() == nil {
+	values := append(p.clock.values(p.now()), p.mailboxes.values()...)
+	if values = append(values, p.logBytes.values()...); p.failure() == nil {
 		p.commits <- commitJob{values: values, done: make(chan error, 1)}
 	}
 }
@@ -373,9 +397,13 @@ func (p *Pillar) Status() PillarSelfStatus {
 		Mailboxes:  p.mailboxes.count(),
 		StoreBytes: stats.Bytes,
 		ClockSkew:  p.clock.skew(),
+		ClockText:  p.clock.text(),
+		Standing:   p.roster.Standing(p.id, p.now()),
 		Draining:   p.draining.Load(),
 		Full:       p.disk.full.Load(),
 		Failed:     p.failure(),
+		CatchingUp: p.caughtUp.waits.Load(),
+		Diverged:   int(p.diverging.Load()),
 	}
 	if st.Failed == nil {
 		st.Failed = stats.Failed
@@ -419,9 +447,15 @@ type PillarSelfStatus struct {
 	StoreBytes     uint64
 	NodesConnected int
 	ClockSkew      time.Duration
+	ClockText      string // what is wrong with the clock, in words; "" if nothing is
+	Standing       Standing
 	Draining       bool
 	Full           bool
 	Failed         error // the store failed: reads only
+	// CatchingUp: what other pillars had when this run began is still coming, or
+	// none of those known was reached yet.
+	CatchingUp bool
+	Diverged   int // pillars whose summaries are unequal three times in a row
 }
 
 // NodeEntry is an account in a pillar's or node's directory, in the shape of

@@ -30,8 +30,10 @@ var (
 // diskState is what is known of the disk. A reserve is max(1 GiB, 5 %): below
 // two of them submissions are refused, below one the pillar is full.
 type diskState struct {
-	low  atomic.Bool
-	full atomic.Bool
+	low     atomic.Bool
+	full    atomic.Bool
+	limit   atomic.Uint64 // of the store in bytes
+	longest atomic.Int64  // the longest life taken, a time.Duration; 0: any
 }
 
 // checkDisk looks at the disk anew.
@@ -55,6 +57,8 @@ func (p *Pillar) checkDisk() {
 		// A small limit of the operator's gets reserves in proportion.
 		reserve = min(reserve, max(p.cfg.StoreLimit/20, 1))
 	}
+	p.disk.limit.Store(limit)
+	p.disk.longest.Store(int64(longestLife(free, 2*reserve, limit)))
 	p.disk.low.Store(free < 2*reserve)
 	if full := free < reserve; p.disk.full.Swap(full) != full {
 		p.log.Warn("disk", "full", full, "free", free, "reserve", reserve)
@@ -66,6 +70,8 @@ func (p *Pillar) refusal() *Error {
 	switch {
 	case p.failure() != nil:
 		return errStoreBroken
+	case p.out.Load() != nil:
+		return p.out.Load()
 	case p.draining.Load():
 		return errDraining
 	case p.disk.low.Load():
@@ -89,6 +95,9 @@ func (p *Pillar) admit(ch *chunk) {
 		err := all
 		if err == nil {
 			err = p.admitOne(sub, now)
+		}
+		if err == nil && !sub.known { // a known one costs nothing more
+			err = p.payFor(sub.rec, sub.s, now)
 		}
 		if err != nil {
 			ch.errs[i] = err

@@ -98,6 +98,11 @@ func (p *Pillar) Apply(ctx context.Context, run LogRun) (LogState, error) {
 	case p.ownLogID() == log:
 		return LogState{}, fmt.Errorf("log %s is written here", log)
 	}
+	if run.State.Pillar != p.id {
+		if err := p.logBytes.over(run.State.Pillar, p.logShare(), p.now()); err != nil {
+			return LogState{}, err
+		}
+	}
 	for range 3 {
 		judged, err := p.judgeRun(&run)
 		if err == nil {

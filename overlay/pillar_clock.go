@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -104,6 +105,20 @@ func (c *pillarClock) mayDelete() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.confirmed
+}
+
+// text says in words what is wrong with the clock, "" if nothing is.
+func (c *pillarClock) text() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.wrong:
+		return fmt.Sprintf("the clock is %s off that of the other pillars: nothing is accepted and nothing deleted until it is set", c.off.Round(time.Millisecond))
+	case !c.confirmed:
+		return "the clock is not confirmed: it is far ahead of the time saved on disk, and too few pillars are connected to tell; nothing is deleted until it is set or a day has passed"
+	default:
+		return ""
+	}
 }
 
 // skew is the median of all clocks minus ours.

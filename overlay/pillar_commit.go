@@ -426,6 +426,9 @@ func (c *committer) publish(done *Committed) {
 		}
 		event.New = append(event.New, rec)
 		c.remember(rec.ID, c.commit.Records[i].Dot)
+		if a := &c.commit.Records[i]; a.Via == ViaFollow && c.states[a.Dot.Log] != nil {
+			p.logBytes.add(c.states[a.Dot.Log].Pillar, DayOf(a.Expires), len(rec.Raw))
+		}
 		woken = p.offer(rec, done.Local[i], woken)
 	}
 	p.local = c.local

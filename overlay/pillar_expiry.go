@@ -78,6 +78,7 @@ func (p *Pillar) dropDays(now uint64) error {
 	if err := p.cfg.Store.Drop(before); err != nil {
 		return err
 	}
+	p.logBytes.drop(before)
 	p.metrics.droppedDays.Add(float64(days))
 	p.log.Info("expired records deleted", "days", days)
 	return nil

@@ -24,6 +24,8 @@ type pillarMetrics struct {
 	scrubbed    prometheus.Counter
 	scrubPasses prometheus.Counter
 	repairs     *prometheus.CounterVec // by what was repaired
+	diverged    prometheus.Gauge
+	unanswered  prometheus.Counter
 }
 
 func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
@@ -53,6 +55,9 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		scrubPasses: pillarMetric(reg, prometheus.NewCounter(counter("scrub_passes_total", "Times the scrub went through the whole store."))),
 		repairs: pillarMetric(reg, prometheus.NewCounterVec(counter("scrub_repairs_total",
 			"What the scrub repaired: record (without bytes, removed), box (entry written), orphan (of a record without its entry, stored again), unfiled (entry of no record, removed), hole (of a log), lack, trimmed (log entries), stray (log without state)."), []string{"what"})),
+		unanswered: pillarMetric(reg, prometheus.NewCounter(counter("summary_asks_unanswered_total", "Questions of nodes for summaries that came too fast."))),
+		diverged: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "obelisk_overlay_pillars_diverged", Help: "Pillars whose summaries are unequal to the others' three times in a row or more."})),
 	}
 	m.stored = m.submissions.WithLabelValues("stored")
 	m.duplicate = m.submissions.WithLabelValues("duplicate")

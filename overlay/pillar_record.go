@@ -28,10 +28,11 @@ type pillarSelf struct {
 	record *Record         // guarded by mu
 	locals map[string]bool // guarded by mu; what was saved of the Local flags, by value key
 
-	// Only renewRecord's, whose calls do not overlap:
-	bin       []byte // what record says
+	renewing  sync.Mutex // held while the record is renewed, taken before mu
+	bin       []byte     // guarded by renewing; what record says
 	admission identity.Admission
-	asked     uint64 // when the admission was obtained, Unix ms
+	asked     uint64 // guarded by renewing, as is admission: when it was obtained, Unix ms
+	left      bool   // guarded by renewing; the pillar leaves for good
 }
 
 // Record returns the pillar's own newest record. It is never nil.
@@ -42,29 +43,35 @@ func (p *Pillar) Record() *Record {
 }
 
 // renewRecord signs a new record if force is set, the one there is lived half
-// its life, or what it says has changed, and adds it to the roster.
+// its life, or what it says has changed, and adds it to the roster. A pillar
+// whose admission was revoked looks for another one every time.
 func (p *Pillar) renewRecord(force bool) error {
+	own := &p.own
+	own.renewing.Lock()
+	defer own.renewing.Unlock()
+	return p.renewLocked(force)
+}
+
+// renewLocked is renewRecord with own.renewing held.
+func (p *Pillar) renewLocked(force bool) error {
 	now := p.now()
 	own := &p.own
 	old := p.Record()
-	if life := own.admission.NotAfter - own.asked; force || now >= own.asked+life/2 {
-		admission, err := p.cfg.Admit(now)
-		if err == nil && admission.Pillar != p.id {
-			err = fmt.Errorf("it is for pillar %s", admission.Pillar)
-		}
-		if err == nil {
-			err = admission.Valid(p.cfg.Network, now)
-		}
+	revoked := old != nil && p.roster.Revoked(p.id, own.admission.Serial)
+	if life := own.admission.NotAfter - own.asked; force || revoked || now >= own.asked+life/2 {
+		admission, err := p.admission(now)
 		switch {
 		case err == nil:
 			own.admission, own.asked = admission, now
 		case old == nil:
 			return fmt.Errorf("admission: %w", err)
+		case revoked && !force:
+			return nil // what is wrong was logged when it became so
 		default:
 			p.log.Warn("admission not renewed", "ends", millisText(own.admission.NotAfter), "err", err)
 		}
 	}
-	info := PillarInfo{Home: p.cfg.Home, Name: p.cfg.Name, Addrs: p.cfg.Addrs(), Admission: own.admission}
+	info := PillarInfo{Left: own.left, Home: p.cfg.Home, Name: p.cfg.Name, Addrs: p.cfg.Addrs(), Admission: own.admission}
 	if len(info.Addrs) > MaxAddrs {
 		info.Addrs = info.Addrs[:MaxAddrs]
 	}
@@ -89,6 +96,94 @@ func (p *Pillar) renewRecord(force bool) error {
 	defer own.mu.Unlock()
 	own.record = record
 	return nil
+}
+
+// admission asks for an admission and checks that it counts.
+func (p *Pillar) admission(now uint64) (identity.Admission, error) {
+	a, err := p.cfg.Admit(now)
+	switch {
+	case err != nil:
+		return a, err
+	case a.Pillar != p.id:
+		return a, fmt.Errorf("it is for pillar %s", a.Pillar)
+	case p.roster.Revoked(p.id, a.Serial):
+		return a, Refuse(CodeNotAdmitted, "pillar %s was revoked: whoever holds the network key can admit it again with `obelisk network admit %s`; "+
+			"bring the file here and start with --admission FILE", p.id, p.id)
+	}
+	return a, a.Valid(p.cfg.Network, now)
+}
+
+// checkLeft refuses to go on as a pillar that said it left for good.
+func (p *Pillar) checkLeft() error {
+	last, ok := p.roster.Lookup(p.id)
+	if !ok || !last.Info.Left || p.cfg.Rejoin {
+		return nil
+	}
+	return Refuse(CodeNotAdmitted, "pillar %s left the network at %s: start it with --rejoin to belong to it again, "+
+		"or make a new pillar in another directory with --data", p.id, millisText(last.Record.Created))
+}
+
+// Leave publishes that the pillar left for good and returns its record when
+// that is durable here: other pillars and nodes part from it as they learn of
+// it. With back it publishes that the pillar is there again.
+func (p *Pillar) Leave(ctx context.Context, back bool) (*Record, error) {
+	own := &p.own
+	own.renewing.Lock()
+	own.left = !back
+	err := p.renewLocked(true)
+	own.renewing.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	rec := p.Record()
+	if v, ok := p.rosterValue(rec); ok {
+		err = p.commitValues(ctx, []Value{v})
+	}
+	return rec, err
+}
+
+// Revoke takes a revocation by the network key into the roster, from where it
+// spreads. It refuses one that leaves the pillar's admission in force.
+func (p *Pillar) Revoke(ctx context.Context, rec *Record) error {
+	info, err := ParseRevocationInfo(rec.Bin)
+	if err != nil {
+		return err
+	}
+	if e, ok := p.roster.Lookup(info.Pillar); ok && e.Info.Admission.Serial > info.Serial {
+		return Refuse(CodeBadRequest, "the revocation covers admissions of %s up to serial %d, the one it has is %d: "+
+			"sign it with --serial %d", info.Pillar, info.Serial, e.Info.Admission.Serial, e.Info.Admission.Serial)
+	}
+	if _, err := p.roster.Add(p.now(), true, rec.Raw); err != nil {
+		return err
+	}
+	if v, ok := p.rosterValue(rec); ok {
+		return p.commitValues(ctx, []Value{v})
+	}
+	return nil
+}
+
+// checkStanding notices when the pillar becomes none, and when it is one again.
+func (p *Pillar) checkStanding() {
+	now := p.now()
+	standing := p.roster.Standing(p.id, now)
+	var out *Error
+	if standing == StandingRevoked || standing == StandingLeft {
+		out = p.roster.NotAdmitted(p.id, now)
+	}
+	before := p.out.Swap(out)
+	switch {
+	case out == nil && before != nil:
+		p.log.Info("this pillar is admitted again")
+		return
+	case out == nil, before != nil && before.Text == out.Text:
+		return
+	case standing == StandingRevoked:
+		p.log.Error("this pillar was revoked by the network key: no other pillar and no node takes it any more, and it takes nothing; "+
+			"an admission made after that counts as soon as it is in its file", "pillar", p.id)
+	default:
+		p.log.Info("this pillar left the network", "pillar", p.id)
+	}
+	p.endAll(out)
 }
 
 // loadRoster reads the roster's values.

@@ -130,6 +130,13 @@ func (s *pillarSession) admitRegistration(ch *chunk) *Error {
 	case newest.IsRemoved(s.cert.Device, s.cert.Serial):
 		return removedDevice(s.cert.Device)
 	}
+	for i := range ch.subs {
+		if sub := &ch.subs[i]; !sub.known {
+			if err := p.payFor(sub.rec, s, p.now()); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

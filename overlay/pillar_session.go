@@ -62,8 +62,11 @@ type pillarSession struct {
 	account    identity.AccountID
 	cert       *identity.Certificate
 	credential []byte // cert's bytes
+	share      *accountShare
+	source     string // of its remote address, see sourceOf
 
 	registered bool         // the reader's; live since
+	summarised time.Time    // the reader's; when it was told summaries
 	inFlight   atomic.Int64 // submitted records without an answer
 	waits      sessionWaits // guarded by Pillar.copies.mu
 	watched    map[identity.AccountID]struct{}
@@ -174,6 +177,9 @@ func (p *Pillar) leave(s *pillarSession) {
 	}
 	p.mu.Unlock()
 	p.copies.forget(s)
+	if s.share != nil {
+		p.shares.give(s.account)
+	}
 	p.streams.Done()
 }
 
@@ -221,6 +227,19 @@ func (p *Pillar) endRemoved(rec *Record) {
 		if newest.IsRemoved(s.cert.Device, s.cert.Serial) {
 			s.end(removedDevice(s.cert.Device))
 		}
+	}
+}
+
+// endAll ends all registered sessions.
+func (p *Pillar) endAll(why *Error) {
+	p.mu.Lock()
+	var open []*pillarSession
+	for _, sessions := range p.live {
+		open = append(open, sessions...)
+	}
+	p.mu.Unlock()
+	for _, s := range open {
+		s.end(why)
 	}
 }
 
@@ -280,6 +299,8 @@ func (s *pillarSession) hello(frames *FrameReader) *Error {
 		return Refuse(CodeWrongNetwork, "the Hello names no network; this pillar is of %s", p.cfg.Network)
 	case h.Network != p.cfg.Network:
 		return Refuse(CodeWrongNetwork, "this pillar is of network %s, not %s", p.cfg.Network, h.Network)
+	case p.out.Load() != nil:
+		return p.out.Load()
 	case p.draining.Load():
 		return errDraining
 	}
@@ -307,6 +328,7 @@ func (s *pillarSession) checkCertificate(h *Hello, now uint64) *Error {
 			millisText(cert.NotBefore), millisText(cert.NotAfter))
 	}
 	s.account, s.cert, s.credential = h.Account, cert, bytes.Clone(h.Credential)
+	s.share, s.source = s.p.shares.get(s.account), sourceOf(s.stream.Remote())
 	return nil
 }
 
@@ -354,6 +376,8 @@ func (s *pillarSession) handle(m Message) *Error {
 		return s.check(m)
 	case *Find:
 		return s.find(m)
+	case *SummaryMsg:
+		return s.tellSummaries(m)
 	default:
 		return Refuse(CodeInvalid, "a message of type %d has no place in a node's session", m.Type())
 	}

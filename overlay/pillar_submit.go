@@ -12,6 +12,7 @@ import (
 // never waits for more.
 //
 //  1. session.submit   cuts a Submit into jobs          one goroutine a session
+//     | accountShare: an account's part of the queue; full: the session waits
 //     | Pillar.submits: submitQueue jobs, maxQueued bytes; full: busy
 //  2. gather           makes chunks of what waits       one
 //     | Pillar.work: as many as there are workers; full: jobs pile up in submits
@@ -70,6 +71,9 @@ func (s *pillarSession) submit(m *Submit) {
 		for _, raw := range job.records {
 			job.bytes += len(raw)
 		}
+		if !s.share.await(s.done) {
+			return // nobody is there to be answered
+		}
 		if err := p.take(&job); err != nil {
 			s.refuseAll(&job, err)
 		}
@@ -83,6 +87,9 @@ func (p *Pillar) take(job *submitJob) *Error {
 		job.s.inFlight.Add(-n)
 		return errInFlight
 	}
+	share := job.s.share
+	share.bytes.Add(int64(job.bytes))
+	share.submits.Add(1)
 	if p.queued.Add(int64(job.bytes)) <= maxQueued {
 		select {
 		case p.submits <- *job:
@@ -91,6 +98,8 @@ func (p *Pillar) take(job *submitJob) *Error {
 		}
 	}
 	p.queued.Add(-int64(job.bytes))
+	share.bytes.Add(-int64(job.bytes))
+	share.submits.Add(-1)
 	job.s.inFlight.Add(-n)
 	return errQueueFull
 }
@@ -158,6 +167,8 @@ func (ch *chunk) add(job *submitJob) {
 		ch.subs = append(ch.subs, submission{s: job.s, n: job.first + uint64(i), concern: job.concern, raw: raw})
 	}
 	ch.bytes += job.bytes
+	job.s.share.submits.Add(-1)
+	job.s.share.wake()
 }
 
 // keep drops the submissions for which fn is false.
@@ -242,6 +253,8 @@ func (p *Pillar) finish(sub *submission) {
 	if sub.s != nil {
 		sub.s.inFlight.Add(-1)
 		p.queued.Add(-int64(len(sub.raw)))
+		sub.s.share.bytes.Add(-int64(len(sub.raw)))
+		sub.s.share.wake()
 	}
 }
 

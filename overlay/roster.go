@@ -11,8 +11,9 @@ import (
 )
 
 // Roster is who is a pillar of a network, and at which addresses: for every
-// pillar its newest admitted pillar record, and every revocation. Pillars and
-// nodes have one each. It checks what it is given, so it can be fed from
+// pillar its newest admitted pillar record, and its newest revocation, which
+// counts for ever, whatever its expiry: an admission that it beats may become
+// valid at any time. Pillars and nodes have one each. It checks what it is given, so it can be fed from
 // anywhere. Safe for concurrent use.
 type Roster struct {
 	verifier *Verifier
@@ -159,14 +160,69 @@ func (r *Roster) admitted(e *RosterEntry, now uint64) bool {
 		e.Info.Admission.NotAfter-now > uint64(identity.MaxAdmissionLife.Milliseconds()) {
 		return false
 	}
-	rev := r.revocations[e.Pillar]
-	return rev == nil || serialOf(rev) < e.Info.Admission.Serial
+	return !r.revoked(e.Pillar, e.Info.Admission.Serial)
+}
+
+// Standing is by what right a pillar is one.
+type Standing string
+
+// Standings.
+const (
+	StandingAdmitted Standing = "admitted"
+	StandingRevoked  Standing = "revoked" // the network key took its admission back
+	StandingLeft     Standing = "left"    // it left for good
+	StandingExpired  Standing = "expired" // its record or its admission is out of date
+	StandingUnknown  Standing = "unknown"
+)
+
+// Standing says by what right p is a pillar at now (Unix ms).
+func (r *Roster) Standing(p identity.PillarID, now uint64) Standing {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.pillars[p]
+	switch {
+	case e == nil:
+		return StandingUnknown
+	case r.revoked(p, e.Info.Admission.Serial):
+		return StandingRevoked
+	case e.Info.Left:
+		return StandingLeft
+	case r.admitted(e, now):
+		return StandingAdmitted
+	default:
+		return StandingExpired
+	}
+}
+
+// Revocation returns the newest revocation of p, nil if there is none.
+func (r *Roster) Revocation(p identity.PillarID) *Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.revocations[p]
+}
+
+// NotAdmitted is the refusal of a pillar that is not admitted at now (Unix ms),
+// and says why it is not.
+func (r *Roster) NotAdmitted(p identity.PillarID, now uint64) *Error {
+	switch standing := r.Standing(p, now); standing {
+	case StandingRevoked:
+		return Refuse(CodeNotAdmitted, "pillar %s: its admission is revoked", p)
+	case StandingLeft:
+		return Refuse(CodeNotAdmitted, "pillar %s has left", p)
+	default:
+		return Refuse(CodeNotAdmitted, "pillar %s is not admitted: %s", p, standing)
+	}
 }
 
 // Revoked reports whether an admission of p with this serial is revoked.
 func (r *Roster) Revoked(p identity.PillarID, serial uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.revoked(p, serial)
+}
+
+// revoked is Revoked with r.mu held.
+func (r *Roster) revoked(p identity.PillarID, serial uint64) bool {
 	rev := r.revocations[p]
 	return rev != nil && serialOf(rev) >= serial
 }

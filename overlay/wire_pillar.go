@@ -458,7 +458,8 @@ func PackBits(held []bool) []byte {
 // Bit reports whether bit i of a Held's Bits is set.
 func (m *Held) Bit(i int) bool { return i/8 < len(m.Bits) && m.Bits[i/8]&(0x80>>(i%8)) != 0 }
 
-// SummaryMsg carries summaries: [23, list of summary].
+// SummaryMsg carries summaries: [23, list of summary]. Without any, from a node,
+// it asks for them.
 type SummaryMsg struct {
 	Summaries []Summary
 }

@@ -68,6 +68,7 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"got":                  &overlay.Got{N: 1, Records: [][]byte{raw, raw}, Next: 2},
 		"has":                  &overlay.Has{N: 2, IDs: ids},
 		"held":                 &overlay.Held{N: 2, Bits: []byte{0x80}},
+		"summary asked":        &overlay.SummaryMsg{},
 		"summary":              &overlay.SummaryMsg{Summaries: []overlay.Summary{summary}},
 		"register":             &overlay.Register{Account: raw, Device: raw},
 		"registered":           &overlay.Registered{Roster: [][]byte{raw}, Run: 5, Place: 6, MaxBody: 65536},

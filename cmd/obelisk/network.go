@@ -16,8 +16,8 @@ import (
 )
 
 func newNetwork(a *app) *cobra.Command {
-	return group("network", "Show the network, admit pillars and accounts, print the join link",
-		newNetworkShow(a), newNetworkAdmit(a), newNetworkAllow(a), newNetworkLink(a))
+	return group("network", "Show the network, admit and revoke pillars, admit accounts, print the join link",
+		newNetworkShow(a), newNetworkAdmit(a), newNetworkRevoke(a), newNetworkAllow(a), newNetworkLink(a))
 }
 
 // networkShow is network show --json.

@@ -34,7 +34,7 @@ type runOptions struct {
 	config, role, data, name                       string
 	listen, announce, join, pillar                 []string
 	networkKey, admission                          string
-	home                                           bool
+	home, rejoin                                   bool
 	concern                                        int
 	storeLimit, memory                             int64
 	registration, admin, adminTLSCert, adminTLSKey string
@@ -80,6 +80,8 @@ func (o *runOptions) register(fs *pflag.FlagSet) {
 	text(pillar, &o.admission, "admission", "`FILE` of an admission by who holds the network key (default <data>/admission)")
 	fs.BoolVar(&o.home, "home", false, "behind a NAT: be reached through others")
 	option(pillar, "home")
+	fs.BoolVar(&o.rejoin, "rejoin", false, "be a pillar again although it left for good (pillar leave)")
+	option(pillar, "rejoin")
 	fs.IntVar(&o.concern, "concern", 2, "`N` copies before a message counts as replicated")
 	option(both, "concern")
 	fs.Var(sizeValue{&o.storeLimit}, "store-limit", "largest store (default 90 % of the disk)")
@@ -233,7 +235,7 @@ func (o *runOptions) pillarConfig() (obelisk.PillarConfig, error) {
 	}
 	c := obelisk.PillarConfig{
 		Dir: dir, Listen: o.listen, Announce: o.announce, Join: append(o.join, o.pillar...),
-		NetworkKey: o.networkKey, Admission: o.admission, Home: o.home, Concern: o.concern,
+		NetworkKey: o.networkKey, Admission: o.admission, Home: o.home, Rejoin: o.rejoin, Concern: o.concern,
 		StoreLimit: uint64(o.storeLimit), Memory: o.memory, Registration: obelisk.Registration(o.registration),
 		Admin: o.admin, AdminTLSCert: o.adminTLSCert, AdminTLSKey: o.adminTLSKey, AdminInsecure: o.adminInsecure,
 	}

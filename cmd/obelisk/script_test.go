@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 //	start NAME ARGS…     run obelisk in the background until it prints its ready
 //	                     line; its standard error goes to NAME.err
 //	stop NAME            SIGTERM, and it must exit 0
+//	ended NAME           it exits 0 by itself
+//	until REGEXP ARGS…   obelisk ARGS prints something that matches, sooner or later
 //	set VAR FILE REGEXP  $VAR = the group of REGEXP in FILE (stdout: the last output)
 //	mode FILE OCTAL      FILE has that mode
 //	cert CERT KEY        PEM files of a fresh certificate for 127.0.0.1
@@ -49,7 +51,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "stop": stop, "set": set, "mode": mode, "cert": cert, "exit": exit,
+			"start": start, "stop": stop, "ended": ended, "until": until, "set": set, "mode": mode, "cert": cert, "exit": exit,
 		},
 	})
 }
@@ -129,13 +131,49 @@ func stop(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s does not run", args[0])
 	}
 	ts.Check(p.cmd.Process.Signal(syscall.SIGTERM))
+	p.await(ts, args[0])
+}
+
+func ended(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: ended name")
+	}
+	p := started(ts)[args[0]]
+	if p == nil {
+		ts.Fatalf("%s does not run", args[0])
+	}
+	p.await(ts, args[0])
+}
+
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until regexp args…")
+	}
+	want := regexp.MustCompile(args[0])
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for {
+		if err := ts.Exec("obelisk", args[1:]...); err == nil && want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			ts.Fatalf("never printed %s:\n%s\n%s", args[0], ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+		}
+	}
+}
+
+// await returns when the process has ended, which must be with 0.
+func (p *background) await(ts *testscript.TestScript, name string) {
 	select {
 	case <-p.ended:
 		if p.err != nil {
-			ts.Fatalf("%s: %v\n%s", args[0], p.err, ts.ReadFile(args[0]+".err"))
+			ts.Fatalf("%s: %v\n%s", name, p.err, ts.ReadFile(name+".err"))
 		}
 	case <-time.After(20 * time.Second):
-		ts.Fatalf("%s does not stop\n%s", args[0], ts.ReadFile(args[0]+".err"))
+		ts.Fatalf("%s does not stop\n%s", name, ts.ReadFile(name+".err"))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/obelisk-network/obelisk"
+	"github.com/obelisk-network/obelisk/overlay"
 )
 
 func newStatus(a *app) *cobra.Command {
@@ -70,5 +71,27 @@ func (a *app) printPillarStatus(s *obelisk.PillarStatus) error {
 	w.pair("nodes", s.NodesConnected)
 	w.pair("pillars", fmt.Sprintf("%d alive, converged: %s", s.PillarsAlive, yes(s.Converged)))
 	w.pair("clock", fmt.Sprintf("%d ms off its peers", s.ClockSkewMS))
+	if s.ClockWarning != "" {
+		w.pair("WARNING", s.ClockWarning)
+	}
+	switch s.Standing {
+	case overlay.StandingAdmitted, "":
+	case overlay.StandingRevoked:
+		w.pair("WARNING", "this pillar is revoked: no other pillar and no node takes it; whoever holds the network key can admit it again with network admit")
+	default:
+		w.pair("WARNING", "this pillar is not admitted: "+string(s.Standing))
+	}
+	if s.Diverged > 0 {
+		w.pair("WARNING", fmt.Sprintf("%d pillars diverge: see obelisk convergence", s.Diverged))
+	}
+	if s.Draining {
+		w.pair("draining", "nodes are sent to other pillars")
+	}
+	if s.Full {
+		w.pair("full", "the disk or the store's limit is reached: nothing is taken")
+	}
+	if s.CatchingUp {
+		w.pair("catching up", "what other pillars have is still coming")
+	}
 	return w.flush()
 }

@@ -1,0 +1,40 @@
+package overlay
+
+import (
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/obelisk-network/obelisk/identity"
+)
+
+// QuotaTaker charges submissions at a store of limit bytes.
+func QuotaTaker(limit uint64) func(from identity.AccountID, source string, to []identity.AccountID, cost float64, now uint64) bool {
+	var q quotas
+	q.init()
+	of := Quotas{}.with(limit)
+	return func(from identity.AccountID, source string, to []identity.AccountID, cost float64, now uint64) bool {
+		return q.take(payers{from, source, to}, cost, now, of) == nil
+	}
+}
+
+// SubmissionBytes is how many bytes of submissions are on their way.
+func (p *Pillar) SubmissionBytes() int64 { return p.queued.Load() }
+
+// SubmissionsWaiting is how many sessions are not read because of their
+// account's share.
+func (p *Pillar) SubmissionsWaiting() (n int) {
+	p.shares.mu.Lock()
+	defer p.shares.mu.Unlock()
+	for _, s := range p.shares.of {
+		n += int(s.waiting.Load())
+	}
+	return n
+}
+
+// DropDays deletes what may be deleted at now.
+func (p *Pillar) DropDays(now uint64) error { return p.dropDays(now) }
+
+// Takes reports whether the pillar knows itself to be one.
+func (p *Pillar) Takes() bool { return p.out.Load() == nil }
+
+// SourceOf is whose quota a session from an address is counted to.
+func SourceOf(a multiaddr.Multiaddr) string { return sourceOf(a) }
