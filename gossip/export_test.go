@@ -1,6 +1,11 @@
 package gossip
 
-import "github.com/hashicorp/memberlist"
+import (
+	"github.com/hashicorp/memberlist"
+
+	"github.com/obelisk-network/obelisk/gossip/sketch"
+	"github.com/obelisk-network/obelisk/overlay"
+)
 
 // WithoutMember makes a Mesh do without memberlist.
 func (c *Config) WithoutMember() { c.noMember = true }
@@ -25,3 +30,42 @@ const (
 
 // MaxLogsOf is how many logs of one pillar are held.
 const MaxLogsOf = maxLogsOf
+
+// Ledger is what is held, for tests.
+type Ledger struct{ l *ledger }
+
+// NewLedger returns an empty one.
+func NewLedger(key overlay.ShortKey, now uint64) *Ledger { return &Ledger{newLedger(key, now)} }
+
+// Add counts records.
+func (l *Ledger) Add(stubs ...overlay.RecordStub) {
+	entries := make([]entry, len(stubs))
+	for i := range stubs {
+		entries[i] = makeEntry(l.l.key, &stubs[i])
+	}
+	l.l.add(entries)
+}
+
+// Remove uncounts one.
+func (l *Ledger) Remove(stub overlay.RecordStub) bool {
+	e := makeEntry(l.l.key, &stub)
+	return l.l.remove(&e)
+}
+
+// Advance moves it to now.
+func (l *Ledger) Advance(now uint64) bool { return l.l.advance(now) }
+
+// At returns all that is told of S, its short IDs last.
+func (l *Ledger) At(settled, front uint64) (overlay.Tally, *sketch.Sketch, []uint64) {
+	if !l.l.knows(settled, front) {
+		panic("instants too far apart")
+	}
+	var shorts []uint64
+	for _, p := range l.l.all(settled, front) {
+		shorts = append(shorts, p.short)
+	}
+	return l.l.tallyAt(settled, front), l.l.sketchAt(settled, front), shorts
+}
+
+// Find counts the records with these short IDs.
+func (l *Ledger) Find(shorts ...uint64) int { return len(l.l.find(shorts)) }

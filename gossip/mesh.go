@@ -24,7 +24,8 @@ import (
 //	     ├─ follow ── one a log followed  applier, with a reader
 //	     ├─ keep                          stores heads and the short key, tidies up
 //	     ├─ fetch                         gets roster records by ID
-//	     ├─ summarize                     tallies, the own summary, others' summaries
+//	     ├─ holdings                      counts what is held anew when the short key changes
+//	     ├─ summaries                     the own summary, others' summaries
 //	     └─ member ── memberlist's own
 //	handlers of Links: sessions and follows that others open
 type Mesh struct {
@@ -39,6 +40,7 @@ type Mesh struct {
 	dialer    *dialer
 	follows   *follows
 	fetcher   *fetcher
+	holdings  *holdings
 	summaries *summaries
 	member    *member
 	followers budget
@@ -84,9 +86,10 @@ func New(cfg Config) (*Mesh, error) {
 		return nil, err
 	}
 	var err error
-	if m.summaries, err = newSummaries(m); err != nil {
+	if m.holdings, err = newHoldings(m); err != nil {
 		return nil, err
 	}
+	m.summaries = newSummaries(m)
 	m.member = newMember(m)
 	cfg.Roster.Watch(m.rosterChanged)
 	cfg.Links.Handle(overlay.ProtoPillar, m.handleSession)
@@ -117,7 +120,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 		r.work.Wait()
 	}()
 	for _, run := range []func(context.Context){
-		m.watchPeers, m.dialer.run, m.follows.run, m.keep, m.fetcher.run, m.summaries.run, m.member.run,
+		m.watchPeers, m.dialer.run, m.follows.run, m.keep, m.fetcher.run, m.holdings.run, m.summaries.run, m.member.run,
 	} {
 		r.work.Go(func() { run(ctx) })
 	}
@@ -167,7 +170,7 @@ func (m *Mesh) Committed(c *overlay.CommitEvent) {
 			m.sessions.announce(followed)
 		}
 	}
-	m.summaries.add(c.New)
+	m.holdings.committed(c)
 }
 
 // Copies implements overlay.Mesh.

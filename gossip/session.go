@@ -192,7 +192,7 @@ func (s *session) sendHello(withKey bool) error {
 	s.mu.Lock()
 	s.told.record = overlay.Hash(own.ID)
 	if withKey {
-		key := s.m.summaries.key()
+		key := s.m.holdings.key()
 		h.ShortKey = key[:]
 		s.told.key = key.Name()
 	}
@@ -225,7 +225,7 @@ func (s *session) accept(h *overlay.Hello) error {
 	s.seen = time.Now()
 	s.mu.Unlock()
 	if len(h.ShortKey) > 0 {
-		m.summaries.offer(overlay.ShortKey(h.ShortKey))
+		m.holdings.offer(overlay.ShortKey(h.ShortKey))
 	}
 	return nil
 }
@@ -287,7 +287,7 @@ func (s *session) renew() error {
 		}
 	}
 	own := s.m.cfg.Own()
-	if own == nil || overlay.Hash(own.ID) == told.record && s.m.summaries.key().Name() == told.key {
+	if own == nil || overlay.Hash(own.ID) == told.record && s.m.holdings.key().Name() == told.key {
 		return nil
 	}
 	return s.sendHello(true)
