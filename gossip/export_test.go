@@ -4,6 +4,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/obelisk-network/obelisk/gossip/sketch"
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -41,14 +42,14 @@ func NewLedger(key overlay.ShortKey, now uint64) *Ledger { return &Ledger{newLed
 func (l *Ledger) Add(stubs ...overlay.RecordStub) {
 	entries := make([]entry, len(stubs))
 	for i := range stubs {
-		entries[i] = makeEntry(l.l.key, &stubs[i])
+		entries[i] = hashing{key: l.l.key}.entry(&stubs[i])
 	}
 	l.l.add(entries)
 }
 
 // Remove uncounts one.
 func (l *Ledger) Remove(stub overlay.RecordStub) bool {
-	e := makeEntry(l.l.key, &stub)
+	e := hashing{key: l.l.key}.entry(&stub)
 	return l.l.remove(&e)
 }
 
@@ -69,3 +70,25 @@ func (l *Ledger) At(settled, front uint64) (overlay.Tally, *sketch.Sketch, []uin
 
 // Find counts the records with these short IDs.
 func (l *Ledger) Find(shorts ...uint64) int { return len(l.l.find(shorts)) }
+
+// OmitShort has short IDs lack bits, so that some are equal.
+func (c *Config) OmitShort(bits uint64) { c.omitShort = bits }
+
+// Rounds is what the Mesh knows of rounds with a pillar.
+func (m *Mesh) Rounds(p identity.PillarID) overlay.PeerSync {
+	st := overlay.SyncStatus{Peers: []overlay.PeerSync{{Pillar: p}}}
+	m.auditStatus(&st)
+	return st.Peers[0]
+}
+
+// Tally is what the ledger says now, and under which key.
+func (m *Mesh) Tally() (overlay.Tally, overlay.ShortKey) {
+	st := m.holdings.state()
+	return st.tally, st.key
+}
+
+// OfferKey has the Mesh take a short key, if it is better than its own.
+func (m *Mesh) OfferKey(key overlay.ShortKey) { m.holdings.offer(key) }
+
+// Wanted is how many records are wanted.
+func (m *Mesh) Wanted() int { return m.wants.count() }

@@ -31,6 +31,9 @@ type holdings struct {
 	ledger  *ledger           // guarded by mu
 	offered *overlay.ShortKey // guarded by mu; to be adopted
 	stale   bool              // guarded by mu; to be counted anew
+
+	distrusted time.Time // guarded by mu; when the ledger was found wrong
+
 	// While a recount runs, what is committed waits in pending; records that the
 	// recount saw before their commit was told are passed over until guard ends.
 	recount bool      // guarded by mu
@@ -77,7 +80,7 @@ func (h *holdings) count(key overlay.ShortKey) (*ledger, counted, error) {
 	var seen counted
 	batch := make([]entry, 0, 1024)
 	err := h.m.cfg.Records.Each(now, func(id overlay.RecordID, created, expires uint64) bool {
-		e := makeEntry(key, &overlay.RecordStub{ID: id, Created: created, Expires: expires})
+		e := h.m.hashing(key).entry(&overlay.RecordStub{ID: id, Created: created, Expires: expires})
 		seen = append(seen, e.short)
 		if batch = append(batch, e); len(batch) == cap(batch) {
 			l.add(batch)
@@ -109,7 +112,7 @@ func (h *holdings) committed(c *overlay.CommitEvent) {
 		changes = append(changes, change{r, true})
 	}
 	key := h.key()
-	entries := makeEntries(key, changes)
+	entries := h.entries(key, changes)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.recount {
@@ -117,15 +120,19 @@ func (h *holdings) committed(c *overlay.CommitEvent) {
 		return
 	}
 	if h.ledger.key != key {
-		entries = makeEntries(h.ledger.key, changes)
+		entries = h.entries(h.ledger.key, changes)
 	}
 	h.applyLocked(changes, entries)
 }
 
-func makeEntries(key overlay.ShortKey, changes []change) []entry {
+// hashing is how records are named under a key.
+func (m *Mesh) hashing(key overlay.ShortKey) hashing { return hashing{key, m.cfg.omitShort} }
+
+func (h *holdings) entries(key overlay.ShortKey, changes []change) []entry {
+	hash := h.m.hashing(key)
 	entries := make([]entry, len(changes))
 	for i := range changes {
-		entries[i] = makeEntry(key, &changes[i].RecordStub)
+		entries[i] = hash.entry(&changes[i].RecordStub)
 	}
 	return entries
 }
@@ -194,12 +201,19 @@ func (h *holdings) offer(key overlay.ShortKey) {
 	}
 }
 
-// distrust has everything counted anew: the ledger is not what the disk has.
-func (h *holdings) distrust() {
+// distrust has everything counted anew, though not too often: records that the
+// ledger has were lost by the disk, or the disk has some that it does not know,
+// or a sum is wrong.
+func (h *holdings) distrust(lost, unknown int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.distrusted.IsZero() && time.Since(h.distrusted) < distrustEvery {
+		return
+	}
+	h.distrusted = time.Now()
 	h.stale = true
 	h.poke()
+	h.m.log.Warn("memory and disk differ in what is held: counting anew", "lost", lost, "unknown", unknown)
 }
 
 // run counts anew when that is due, until ctx ends.
@@ -244,7 +258,7 @@ func (h *holdings) again(ctx context.Context) error {
 	if err == nil {
 		h.ledger, h.seen, h.guard = l, seen, time.Now().Add(countedFor)
 	}
-	h.applyLocked(h.pending, makeEntries(h.ledger.key, h.pending))
+	h.applyLocked(h.pending, h.entries(h.ledger.key, h.pending))
 	h.pending = nil
 	h.mu.Unlock()
 	if err != nil {
@@ -334,21 +348,11 @@ func (h *holdings) anyDay() (overlay.Day, int) {
 	return h.ledger.anyDay()
 }
 
-// correct adds and removes what the disk has shown to be there or not, under key.
-func (h *holdings) correct(key overlay.ShortKey, add []entry, remove []entry) (n int) {
+// onDay is how many records expire on a day.
+func (h *holdings) onDay(day overlay.Day) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.ledger.key != key || h.recount {
-		return 0
-	}
-	h.advanceLocked()
-	for i := range remove {
-		if h.ledger.remove(&remove[i]) {
-			n++
-		}
-	}
-	h.ledger.add(add)
-	return n + len(add)
+	return h.ledger.days[day]
 }
 
 // prefixOf is the beginning of an ID.

@@ -26,6 +26,9 @@ import (
 //	     ├─ fetch                         gets roster records by ID
 //	     ├─ holdings                      counts what is held anew when the short key changes
 //	     ├─ summaries                     the own summary, others' summaries
+//	     ├─ audit                         rounds with random pillars; those that others
+//	     │                                begin are answered beside their sessions
+//	     ├─ wants                         gets records that log entries lack
 //	     └─ member ── memberlist's own
 //	handlers of Links: sessions and follows that others open
 type Mesh struct {
@@ -42,6 +45,9 @@ type Mesh struct {
 	fetcher   *fetcher
 	holdings  *holdings
 	summaries *summaries
+	audit     *audit
+	wants     *wants
+	scores    *scores
 	member    *member
 	followers budget
 
@@ -82,6 +88,8 @@ func New(cfg Config) (*Mesh, error) {
 	m.dialer = newDialer(m)
 	m.follows = newFollows(m)
 	m.fetcher = newFetcher(m)
+	m.audit, m.scores = newAudit(m), &scores{m}
+	m.wants = newWants(m)
 	if err := m.loadLogs(); err != nil {
 		return nil, err
 	}
@@ -120,7 +128,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 		r.work.Wait()
 	}()
 	for _, run := range []func(context.Context){
-		m.watchPeers, m.dialer.run, m.follows.run, m.keep, m.fetcher.run, m.holdings.run, m.summaries.run, m.member.run,
+		m.watchPeers, m.dialer.run, m.follows.run, m.keep, m.fetcher.run, m.holdings.run, m.summaries.run, m.audit.run, m.wants.run, m.member.run,
 	} {
 		r.work.Go(func() { run(ctx) })
 	}
@@ -171,6 +179,7 @@ func (m *Mesh) Committed(c *overlay.CommitEvent) {
 		}
 	}
 	m.holdings.committed(c)
+	m.wants.committed(c)
 }
 
 // Copies implements overlay.Mesh.

@@ -75,6 +75,9 @@ func (d *Decoder) Feed(diff []Cell) error {
 // Done reports whether the cells fed so far are explained by the symbols found.
 func (d *Decoder) Done() bool { return d.err == nil && d.full == 0 && len(d.cells) > 0 }
 
+// Failed reports whether there is no way on.
+func (d *Decoder) Failed() bool { return d.err != nil }
+
 // Len is how many cells were fed.
 func (d *Decoder) Len() int { return len(d.cells) }
 
