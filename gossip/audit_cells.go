@@ -49,7 +49,10 @@ func (r *round) reconcile(ctx context.Context, first *overlay.Cells) error {
 // decode feeds d until it is done.
 func (r *round) decode(ctx context.Context, first *overlay.Cells, mine *sketch.Sketch, d *sketch.Decoder) error {
 	want := sketch.CellsFor(apart(uint64(r.sent.Count), r.count))
-	for !d.Done() {
+	for questions := 0; !d.Done(); questions++ {
+		if questions == maxQuestions {
+			return r.fault(faultCells, "cells without end")
+		}
 		at := d.Len()
 		msg := first
 		if first = nil; msg == nil {

@@ -92,3 +92,6 @@ func (m *Mesh) OfferKey(key overlay.ShortKey) { m.holdings.offer(key) }
 
 // Wanted is how many records are wanted.
 func (m *Mesh) Wanted() int { return m.wants.count() }
+
+// WantedIDs are those that would be asked for.
+func (m *Mesh) WantedIDs() []overlay.RecordID { return m.wants.list() }
