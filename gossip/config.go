@@ -50,7 +50,12 @@ type Config struct {
 	// lacks. Default 15 s.
 	RejoinEvery time.Duration
 
-	noMember bool // tests: no memberlist
+	// AuditEvery is about how often a round with a random connected pillar is
+	// begun. Default 5 s.
+	AuditEvery time.Duration
+
+	noMember  bool   // tests: no memberlist
+	omitShort uint64 // tests: bits that short IDs lack
 }
 
 // Validate fills in defaults and says what is missing.
@@ -81,6 +86,7 @@ func (c *Config) Validate() error {
 		{&c.Silent, 3 * time.Second},
 		{&c.FollowIdle, 5 * time.Minute},
 		{&c.RejoinEvery, 15 * time.Second},
+		{&c.AuditEvery, 5 * time.Second},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.def

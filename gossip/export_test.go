@@ -1,6 +1,12 @@
 package gossip
 
-import "github.com/hashicorp/memberlist"
+import (
+	"github.com/hashicorp/memberlist"
+
+	"github.com/obelisk-network/obelisk/gossip/sketch"
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+)
 
 // WithoutMember makes a Mesh do without memberlist.
 func (c *Config) WithoutMember() { c.noMember = true }
@@ -25,3 +31,67 @@ const (
 
 // MaxLogsOf is how many logs of one pillar are held.
 const MaxLogsOf = maxLogsOf
+
+// Ledger is what is held, for tests.
+type Ledger struct{ l *ledger }
+
+// NewLedger returns an empty one.
+func NewLedger(key overlay.ShortKey, now uint64) *Ledger { return &Ledger{newLedger(key, now)} }
+
+// Add counts records.
+func (l *Ledger) Add(stubs ...overlay.RecordStub) {
+	entries := make([]entry, len(stubs))
+	for i := range stubs {
+		entries[i] = hashing{key: l.l.key}.entry(&stubs[i])
+	}
+	l.l.add(entries)
+}
+
+// Remove uncounts one.
+func (l *Ledger) Remove(stub overlay.RecordStub) bool {
+	e := hashing{key: l.l.key}.entry(&stub)
+	return l.l.remove(&e)
+}
+
+// Advance moves it to now.
+func (l *Ledger) Advance(now uint64) bool { return l.l.advance(now) }
+
+// At returns all that is told of S, its short IDs last.
+func (l *Ledger) At(settled, front uint64) (overlay.Tally, *sketch.Sketch, []uint64) {
+	if !l.l.knows(settled, front) {
+		panic("instants too far apart")
+	}
+	var shorts []uint64
+	for _, p := range l.l.all(settled, front) {
+		shorts = append(shorts, p.short)
+	}
+	return l.l.tallyAt(settled, front), l.l.sketchAt(settled, front), shorts
+}
+
+// Find counts the records with these short IDs.
+func (l *Ledger) Find(shorts ...uint64) int { return len(l.l.find(shorts)) }
+
+// OmitShort has short IDs lack bits, so that some are equal.
+func (c *Config) OmitShort(bits uint64) { c.omitShort = bits }
+
+// Rounds is what the Mesh knows of rounds with a pillar.
+func (m *Mesh) Rounds(p identity.PillarID) overlay.PeerSync {
+	st := overlay.SyncStatus{Peers: []overlay.PeerSync{{Pillar: p}}}
+	m.auditStatus(&st)
+	return st.Peers[0]
+}
+
+// Tally is what the ledger says now, and under which key.
+func (m *Mesh) Tally() (overlay.Tally, overlay.ShortKey) {
+	st := m.holdings.state()
+	return st.tally, st.key
+}
+
+// OfferKey has the Mesh take a short key, if it is better than its own.
+func (m *Mesh) OfferKey(key overlay.ShortKey) { m.holdings.offer(key) }
+
+// Wanted is how many records are wanted.
+func (m *Mesh) Wanted() int { return m.wants.count() }
+
+// WantedIDs are those that would be asked for.
+func (m *Mesh) WantedIDs() []overlay.RecordID { return m.wants.list() }

@@ -49,6 +49,8 @@ type pillar struct {
 	addr   string
 	now    func() time.Time
 	admit  time.Duration
+	every  time.Duration // between audit rounds; 0: as usual
+	omit   uint64        // bits that short IDs lack
 	record atomic.Pointer[overlay.Record]
 	opened atomic.Int64 // sessions and follows that it opened
 }
@@ -70,8 +72,9 @@ func (p *pillar) start(bootstrap ...*pillar) *pillar {
 	cfg := gossip.Config{
 		Network: p.w.key.ID(), Key: p.key, Links: countedLinks{p.host, &p.opened}, Packets: p.host, Peers: p.host, Roster: p.roster,
 		Replica: p.disk, Records: p.disk, Notes: p.disk, Registerer: p.reg, Now: p.now,
-		Own: p.record.Load,
+		Own: p.record.Load, AuditEvery: p.every,
 	}
+	cfg.OmitShort(p.omit)
 	if testing.Verbose() && os.Getenv("GOSSIP_LOG") != "" {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("self", p.key.ID().String()[45:])
 	}

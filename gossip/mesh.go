@@ -24,7 +24,11 @@ import (
 //	     ├─ follow ── one a log followed  applier, with a reader
 //	     ├─ keep                          stores heads and the short key, tidies up
 //	     ├─ fetch                         gets roster records by ID
-//	     ├─ summarize                     tallies, the own summary, others' summaries
+//	     ├─ holdings                      counts what is held anew when the short key changes
+//	     ├─ summaries                     the own summary, others' summaries
+//	     ├─ audit                         rounds with random pillars; those that others
+//	     │                                begin are answered beside their sessions
+//	     ├─ wants                         gets records that log entries lack
 //	     └─ member ── memberlist's own
 //	handlers of Links: sessions and follows that others open
 type Mesh struct {
@@ -39,7 +43,11 @@ type Mesh struct {
 	dialer    *dialer
 	follows   *follows
 	fetcher   *fetcher
+	holdings  *holdings
 	summaries *summaries
+	audit     *audit
+	wants     *wants
+	scores    *scores
 	member    *member
 	followers budget
 
@@ -80,13 +88,16 @@ func New(cfg Config) (*Mesh, error) {
 	m.dialer = newDialer(m)
 	m.follows = newFollows(m)
 	m.fetcher = newFetcher(m)
+	m.audit, m.scores = newAudit(m), &scores{m}
+	m.wants = newWants(m)
 	if err := m.loadLogs(); err != nil {
 		return nil, err
 	}
 	var err error
-	if m.summaries, err = newSummaries(m); err != nil {
+	if m.holdings, err = newHoldings(m); err != nil {
 		return nil, err
 	}
+	m.summaries = newSummaries(m)
 	m.member = newMember(m)
 	cfg.Roster.Watch(m.rosterChanged)
 	cfg.Links.Handle(overlay.ProtoPillar, m.handleSession)
@@ -117,7 +128,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 		r.work.Wait()
 	}()
 	for _, run := range []func(context.Context){
-		m.watchPeers, m.dialer.run, m.follows.run, m.keep, m.fetcher.run, m.summaries.run, m.member.run,
+		m.watchPeers, m.dialer.run, m.follows.run, m.keep, m.fetcher.run, m.holdings.run, m.summaries.run, m.audit.run, m.wants.run, m.member.run,
 	} {
 		r.work.Go(func() { run(ctx) })
 	}
@@ -167,7 +178,8 @@ func (m *Mesh) Committed(c *overlay.CommitEvent) {
 			m.sessions.announce(followed)
 		}
 	}
-	m.summaries.add(c.New)
+	m.holdings.committed(c)
+	m.wants.committed(c)
 }
 
 // Copies implements overlay.Mesh.

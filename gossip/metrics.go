@@ -24,6 +24,8 @@ type metrics struct {
 	refused         *prometheus.CounterVec // code
 	rejoins         prometheus.Counter
 	memberDropped   *prometheus.CounterVec // reason
+	offences        *prometheus.CounterVec // reason
+	auditMetrics
 }
 
 // Why a provider is faulted.
@@ -61,6 +63,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refused:         counters("sessions_refused_total", "Sessions refused, by code.", "code"),
 		rejoins:         counter("rejoin_attempts_total", "Attempts to reach pillars without a session."),
 		memberDropped:   counters("member_dropped_total", "Messages of memberlist dropped before it saw them, by reason; echo, stale and run are everyday.", "reason"),
+		offences:        counters("offences_total", "What pillars did wrong, by reason.", "reason"),
+		auditMetrics:    newAuditMetrics(reg),
 	}
 	if reg != nil {
 		batches = register(reg, batches)
@@ -81,6 +85,7 @@ func (m *metrics) register(reg prometheus.Registerer) {
 	m.entriesSent, m.entriesReceived = register(reg, m.entriesSent), register(reg, m.entriesReceived)
 	m.entriesNew, m.void = register(reg, m.entriesNew), register(reg, m.void)
 	m.rejoins, m.memberDropped = register(reg, m.rejoins), register(reg, m.memberDropped)
+	m.offences = register(reg, m.offences)
 }
 
 // register registers c, or finds the one that another Mesh registered.

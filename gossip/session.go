@@ -41,6 +41,8 @@ type session struct {
 	done     chan struct{} // closed at the end
 	end      sync.Once
 
+	audit *auditLink
+
 	mu      sync.Mutex
 	skew    time.Duration                      // guarded by mu; their clock minus ours
 	seen    time.Time                          // guarded by mu; last message
@@ -90,6 +92,7 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 		requests: make(chan overlay.Message, sessionRequests), done: make(chan struct{}),
 		vector: map[overlay.LogID]overlay.Position{}, waiting: map[uint64]chan overlay.Message{},
 	}
+	s.audit = newAuditLink(s)
 	stream.SetReadDeadline(time.Now().Add(openTimeout))
 	if err := s.greet(); err != nil {
 		err = fmt.Errorf("greet %s: %w", s.peer, err)
@@ -117,6 +120,7 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 	var writeErr error
 	work.Go(func() { defer s.close(); writeErr = s.write(ctx) })
 	work.Go(func() { s.answer(ctx) })
+	work.Go(func() { s.audit.serve(ctx) })
 	err := s.read(ctx)
 	s.close()
 	m.sessions.remove(s)
@@ -214,7 +218,7 @@ func (s *session) sendHello(withKey bool) error {
 	s.mu.Lock()
 	s.told.record = overlay.Hash(own.ID)
 	if withKey {
-		key := s.m.summaries.key()
+		key := s.m.holdings.key()
 		h.ShortKey = key[:]
 		s.told.key = key.Name()
 	}
@@ -244,7 +248,7 @@ func (s *session) accept(h *overlay.Hello) error {
 	s.seen = time.Now()
 	s.mu.Unlock()
 	if len(h.ShortKey) > 0 {
-		m.summaries.offer(overlay.ShortKey(h.ShortKey))
+		m.holdings.offer(overlay.ShortKey(h.ShortKey))
 	}
 	return nil
 }
@@ -306,7 +310,7 @@ func (s *session) renew() error {
 		}
 	}
 	own := s.m.cfg.Own()
-	if own == nil || overlay.Hash(own.ID) == told.record && s.m.summaries.key().Name() == told.key {
+	if own == nil || overlay.Hash(own.ID) == told.record && s.m.holdings.key().Name() == told.key {
 		return nil
 	}
 	return s.sendHello(true)
@@ -380,6 +384,8 @@ func (s *session) read(ctx context.Context) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+		case *overlay.Root, *overlay.Cells, *overlay.Buckets, *overlay.IDs:
+			s.audit.hear(msg, s.frames.Size())
 		case *overlay.Got:
 			s.deliver(msg.N, msg)
 		case *overlay.Held:
@@ -503,21 +509,31 @@ func (s *session) has(ctx context.Context, ids []overlay.RecordID) (*overlay.Hel
 // maybe not all.
 func (s *session) get(ctx context.Context, ids []overlay.RecordID) (records [][]byte, err error) {
 	for len(ids) > 0 {
-		msg, err := s.ask(ctx, func(n uint64) overlay.Message { return &overlay.Get{N: n, IDs: ids} })
+		some, next, err := s.getSome(ctx, ids)
 		if err != nil {
 			return records, err
 		}
-		got, ok := msg.(*overlay.Got)
-		if !ok || got.Next > uint64(len(ids)) || len(got.Records) > int(got.Next) {
-			return records, fmt.Errorf("%w: the answer to Get", overlay.ErrFrame)
-		}
-		records = append(records, got.Records...)
-		if got.Next == 0 {
+		records = append(records, some...)
+		if next == 0 {
 			break
 		}
-		ids = ids[got.Next:]
+		ids = ids[next:]
 	}
 	return records, nil
+}
+
+// getSome is get as far as one answer goes: next is the index in ids to go on
+// from.
+func (s *session) getSome(ctx context.Context, ids []overlay.RecordID) (records [][]byte, next int, err error) {
+	msg, err := s.ask(ctx, func(n uint64) overlay.Message { return &overlay.Get{N: n, IDs: ids} })
+	if err != nil {
+		return nil, 0, err
+	}
+	got, ok := msg.(*overlay.Got)
+	if !ok || got.Next > uint64(len(ids)) || len(got.Records) > int(got.Next) {
+		return nil, 0, fmt.Errorf("%w: the answer to Get", overlay.ErrFrame)
+	}
+	return got.Records, int(got.Next), nil
 }
 
 // ask sends a request and waits for the answer of the same number.

@@ -51,6 +51,7 @@ func (t *sessions) add(s *session) bool {
 		old.close()
 	}
 	t.m.follows.poke()
+	t.m.wants.poke()
 	t.m.member.poke()
 	return true
 }

@@ -81,6 +81,9 @@ type Message interface {
 	read(r *canon.Reader, n int)
 }
 
+// FrameLen returns how long m is as a frame.
+func FrameLen(m Message) int { return 4 + len(m.append(nil)) }
+
 // AppendFrame appends m as a frame.
 func AppendFrame(b []byte, m Message) []byte {
 	start := len(b)
@@ -94,6 +97,7 @@ func AppendFrame(b []byte, m Message) []byte {
 type FrameReader struct {
 	r     *bufio.Reader
 	limit int
+	size  int
 }
 
 // NewFrameReader returns a FrameReader of r that takes frames up to
@@ -109,6 +113,10 @@ func (f *FrameReader) Accept() { f.limit = MaxFrame }
 // a hint for who gathers what waits.
 func (f *FrameReader) Buffered() bool { return f.r.Buffered() > 4 }
 
+// Size is the length of the last frame that Next read, its length field
+// included.
+func (f *FrameReader) Size() int { return f.size }
+
 // Next reads one message. Its byte slices belong to the caller. io.EOF means
 // that the stream ended between frames.
 func (f *FrameReader) Next() (Message, error) {
@@ -123,6 +131,7 @@ func (f *FrameReader) Next() (Message, error) {
 	if n == 0 || n > uint32(f.limit) {
 		return nil, fmt.Errorf("%w: %d bytes announced, at most %d are allowed", ErrFrame, n, f.limit)
 	}
+	f.size = len(head) + int(n)
 	b, err := f.body(int(n))
 	if err != nil {
 		return nil, err
@@ -196,6 +205,14 @@ func newMessage(t MessageType) Message {
 		return new(Has)
 	case TypeHeld:
 		return new(Held)
+	case TypeRoot:
+		return new(Root)
+	case TypeCells:
+		return new(Cells)
+	case TypeBuckets:
+		return new(Buckets)
+	case TypeIDs:
+		return new(IDs)
 	case TypeSummary:
 		return new(SummaryMsg)
 	case TypeForked:

@@ -2,6 +2,8 @@ package overlay
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"math/bits"
 
 	"github.com/obelisk-network/obelisk/identity"
@@ -72,6 +74,46 @@ func (k ShortKey) Name() Hash {
 func (k ShortKey) Term(id RecordID) Sum {
 	h := identity.Hash(identity.TagShortKey, k[:], id[:])
 	return SumFromBytes(h[:16])
+}
+
+// Terms returns the Term of a record and its short ID, which is independent of
+// it: the next 8 bytes of the same hash.
+func (k ShortKey) Terms(id RecordID) (term Sum, short uint64) {
+	var b [16 + 32 + 32]byte
+	copy(b[:], identity.TagShortKey[:])
+	copy(b[16:], k[:])
+	copy(b[48:], id[:])
+	h := sha256.Sum256(b[:])
+	return SumFromBytes(h[:16]), binary.BigEndian.Uint64(h[16:])
+}
+
+// CellKey is the key of the cells of sets of short IDs.
+func (k ShortKey) CellKey() [16]byte {
+	h := identity.Hash(identity.TagShortKey, []byte("cells"), k[:])
+	return [16]byte(h[:16])
+}
+
+// SpotKey is the key of the digests of one spot check.
+func (k ShortKey) SpotKey(seed [8]byte) ShortKey {
+	return identity.Hash(identity.TagShortKey, []byte("spot"), k[:], seed[:])
+}
+
+// DeepKey is the key of one deep round.
+func (k ShortKey) DeepKey(seed [16]byte) ShortKey {
+	return identity.Hash(identity.TagShortKey, []byte("deep"), k[:], seed[:])
+}
+
+// DeepTerms returns, under the key of a deep round, the short ID of a record
+// whose ID begins with prefix and has the short ID short under the network's key,
+// and what it adds to digests of parts.
+func (k ShortKey) DeepTerms(prefix, short uint64) (deep, term uint64) {
+	var b [16 + 32 + AuditItemLen]byte
+	copy(b[:], identity.TagShortKey[:])
+	copy(b[16:], k[:])
+	binary.BigEndian.PutUint64(b[48:], prefix)
+	binary.BigEndian.PutUint64(b[56:], short)
+	h := sha256.Sum256(b[:])
+	return binary.BigEndian.Uint64(h[:]), binary.BigEndian.Uint64(h[8:])
 }
 
 // Summary is a pillar's signed statement of what it holds: the digest that

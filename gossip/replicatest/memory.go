@@ -36,6 +36,8 @@ type Memory struct {
 	own     overlay.LogID
 	logs    map[overlay.LogID]*memoryLog
 	records map[overlay.RecordID]*overlay.Record
+	sorted  []*overlay.Record              // records by ID; nil when they changed
+	arrived map[overlay.RecordID]time.Time // where it is not when it was created
 	notes   map[string][]byte
 	durable map[overlay.LogID][]overlay.Durable
 	refuse  error         // what Apply returns
@@ -46,7 +48,7 @@ type Memory struct {
 func NewMemory(network identity.NetworkID, key *identity.PillarKey) *Memory {
 	return &Memory{Key: key, Now: time.Now, network: network, verifier: overlay.NewVerifier(network),
 		mesh: overlay.NoMesh{},
-		logs: map[overlay.LogID]*memoryLog{}, records: map[overlay.RecordID]*overlay.Record{},
+		logs: map[overlay.LogID]*memoryLog{}, records: map[overlay.RecordID]*overlay.Record{}, arrived: map[overlay.RecordID]time.Time{},
 		notes: map[string][]byte{}, durable: map[overlay.LogID][]overlay.Durable{}, changed: make(chan struct{})}
 }
 
@@ -81,7 +83,33 @@ func (m *Memory) Refuse(err error) {
 func (m *Memory) Keep(rec *overlay.Record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.records[rec.ID] = rec
+	m.records[rec.ID], m.sorted = rec, nil
+}
+
+// SetReceived sets when a record counts as received; else it is when it was
+// created.
+func (m *Memory) SetReceived(id overlay.RecordID, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.arrived[id] = at
+}
+
+// received is when a record came. m.mu is held.
+func (m *Memory) received(r *overlay.Record) time.Time {
+	if at, ok := m.arrived[r.ID]; ok {
+		return at
+	}
+	return time.UnixMilli(int64(r.Created))
+}
+
+// Erase has records vanish and tells nobody, as if deleted by hand.
+func (m *Memory) Erase(ids ...overlay.RecordID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, id := range ids {
+		delete(m.records, id)
+	}
+	m.sorted = nil
 }
 
 // Submit appends records to the own log as one commit and returns its end.
@@ -259,6 +287,7 @@ func (m *Memory) Lose(ids ...overlay.RecordID) {
 	for _, id := range ids {
 		if rec := m.records[id]; rec != nil {
 			delete(m.records, id)
+			m.sorted = nil
 			event.Gone = append(event.Gone, overlay.RecordStub{ID: id, Created: rec.Created, Expires: rec.Expires})
 		}
 	}
@@ -299,11 +328,20 @@ func (m *Memory) Trim(log overlay.LogID, from, to uint64) {
 // Near implements gossip.Records.
 func (m *Memory) Near(day overlay.Day, prefix []byte, fn func(r overlay.StoredRecord) bool) error {
 	m.mu.Lock()
-	records := slices.SortedFunc(maps.Values(m.records), func(a, b *overlay.Record) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	if m.sorted == nil {
+		m.sorted = slices.SortedFunc(maps.Values(m.records), func(a, b *overlay.Record) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	}
+	records := m.sorted
 	m.mu.Unlock()
-	for _, r := range records {
-		stored := overlay.StoredRecord{ID: r.ID, Created: r.Created, Expires: r.Expires, Received: time.UnixMilli(int64(r.Created)), Raw: r.Raw}
-		if r.Day() == day && bytes.HasPrefix(r.ID[:], prefix) && !fn(stored) {
+	i, _ := slices.BinarySearchFunc(records, prefix, func(r *overlay.Record, p []byte) int { return bytes.Compare(r.ID[:], p) })
+	for _, r := range records[i:] {
+		if !bytes.HasPrefix(r.ID[:], prefix) {
+			break
+		}
+		m.mu.Lock()
+		stored := overlay.StoredRecord{ID: r.ID, Created: r.Created, Expires: r.Expires, Received: m.received(r), Raw: r.Raw}
+		m.mu.Unlock()
+		if r.Day() == day && !fn(stored) {
 			break
 		}
 	}

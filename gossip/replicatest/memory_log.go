@@ -302,7 +302,7 @@ func (m *Memory) verify(raw []byte) (*overlay.Record, error) {
 // keep stores a record if it is new. m.mu is held.
 func (m *Memory) keep(event *overlay.CommitEvent, rec *overlay.Record) {
 	if m.records[rec.ID] == nil {
-		m.records[rec.ID] = rec
+		m.records[rec.ID], m.sorted = rec, nil
 		event.New = append(event.New, rec)
 	}
 }
