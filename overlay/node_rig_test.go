@@ -147,12 +147,19 @@ func (n *testNode) texts(want int) []string {
 	n.home.t.Helper()
 	var list []overlay.InMessage
 	until(n.home.t, fmt.Sprintf("%d messages", want), func() bool {
-		var err error
-		list, err = n.Inbox(0, 0, false)
-		if err != nil {
-			n.home.t.Fatal(err)
+		for after := uint64(0); ; {
+			page, err := n.Inbox(after, 0, false)
+			if err != nil {
+				n.home.t.Fatal(err)
+			}
+			if len(page) == 0 {
+				return len(list) >= want
+			}
+			if after == 0 {
+				list = list[:0]
+			}
+			list, after = append(list, page...), page[len(page)-1].Order
 		}
-		return len(list) >= want
 	})
 	out := make([]string, len(list))
 	for i, m := range list {
