@@ -159,7 +159,7 @@ func TestNodePartsFromPillars(t *testing.T) {
 				until(t, "it turns to the standby", func() bool { return n.Status().Pillar == told.id() })
 				var dialled atomic.Int32
 				bad.host.Handle(overlay.ProtoNode, func(s overlay.Stream) { dialled.Add(1); s.Reset() })
-				time.Sleep(10 * time.Minute) // virtual
+				time.Sleep(10 * time.Minute)  // virtual
 				for _, p := range c.pillars { // one of the two good ones goes, and it looks for another
 					if p.id() == n.Status().Standby {
 						p.kill()
