@@ -101,14 +101,9 @@ func (p *Pillar) leave(ctx context.Context) error {
 func (p *Pillar) handOver(ctx context.Context) error {
 	for {
 		var heir PillarID
-		err := p.until(ctx, func() bool {
-			for _, o := range p.mesh.Pillars() {
-				if o.State == overlay.PillarAlive && o.MissingThere == 0 {
-					heir = o.ID
-					return true
-				}
-			}
-			return false
+		err := p.until(ctx, func() (found bool) {
+			heir, found = heirOf(p.mesh.Pillars())
+			return found
 		})
 		if err != nil {
 			return err
@@ -126,6 +121,17 @@ func (p *Pillar) handOver(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// heirOf finds a pillar that is there, has room, and lacks nothing that this one
+// holds.
+func heirOf(pillars []overlay.PillarStatus) (PillarID, bool) {
+	for i := range pillars {
+		if o := &pillars[i]; o.State == overlay.PillarAlive && o.Connected && o.MissingThere == 0 {
+			return o.ID, true
+		}
+	}
+	return "", false
 }
 
 // awaitTold returns when another pillar has the record, or when all that were

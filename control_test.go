@@ -2,8 +2,11 @@ package obelisk_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/obelisk-network/obelisk"
 	"github.com/obelisk-network/obelisk/admin"
@@ -73,7 +76,9 @@ func TestPillarLeavesNetwork(t *testing.T) {
 // TestRevokedPillar: through the library, and what an operator sees of it.
 func TestRevokedPillar(t *testing.T) {
 	n := newNetwork(t)
-	one, two := n.addPillar(), n.addPillar()
+	one := n.addPillar()
+	dir := t.TempDir()
+	two := n.openPillar(dir)
 	n.until("both are there", func() bool {
 		return one.Status().PillarsAlive == 2 && len(readiness(one)) == 0 && len(readiness(two)) == 0
 	})
@@ -102,6 +107,38 @@ func TestRevokedPillar(t *testing.T) {
 	}
 	if failing := readiness(one); len(failing) != 0 {
 		t.Errorf("the other one is not ready: %q: who is revoked is not missed", failing)
+	}
+	// It holds the network key, and does not use it to come back.
+	if err := two.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := obelisk.PillarConfig{Dir: filepath.Join(dir, "pillar"), NetworkKey: n.key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Memory: 16 << 20}
+	if p, err := obelisk.OpenPillar(n.ctx, cfg); overlay.CodeOf(err) != overlay.CodeNotAdmitted {
+		t.Errorf("it starts again: %v", err)
+		p.Close()
+	}
+	a := key.Admit(two.ID(), uint64(time.Now().UnixMilli()), uint64(time.Now().Add(time.Hour).UnixMilli()))
+	if err := os.WriteFile(filepath.Join(cfg.Dir, "admission"), a.MarshalFile(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	openPillar(t, cfg)
+	n.until("admitted again it is one", func() bool { return one.Status().PillarsAlive == 2 })
+}
+
+// A pillar that leaves relies on one that is there and lacks nothing.
+func TestHeir(t *testing.T) {
+	at := func(id string, s overlay.PillarState, connected bool, missing uint64) overlay.PillarStatus {
+		return overlay.PillarStatus{ID: obelisk.PillarID(id), State: s, Connected: connected, MissingThere: missing}
+	}
+	nobody := []overlay.PillarStatus{
+		at("behind", overlay.PillarAlive, true, 1), at("full", overlay.PillarFull, true, 0),
+		at("gone", overlay.PillarLeft, true, 0), at("dead", overlay.PillarDead, false, 0), at("lost", overlay.PillarAlive, false, 0),
+	}
+	if id, ok := obelisk.HeirOf(nobody); ok {
+		t.Errorf("%q is relied on", string(id))
+	}
+	if id, ok := obelisk.HeirOf(append(nobody, at("equal", overlay.PillarAlive, true, 0))); !ok || id != "equal" {
+		t.Errorf("%q, %v", string(id), ok)
 	}
 }
 
