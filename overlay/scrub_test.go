@@ -1,0 +1,391 @@
+package overlay_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/store"
+)
+
+// A scrubRig is a pillar over a store on disk, with records of every form in
+// it: bob and carol are sent messages, some both of them, by a log elsewhere and
+// by a node here, and some records are in no box.
+type scrubRig struct {
+	*pillarRig
+	t          *testing.T
+	dir        string
+	disk       *store.Pebble
+	mesh       *fakeMesh
+	log        *handLog
+	bob, carol *testDevice
+	raws       map[overlay.RecordID][]byte
+	toBob      map[overlay.RecordID]bool
+}
+
+func newScrubRig(t *testing.T) *scrubRig {
+	r := &scrubRig{t: t, dir: t.TempDir(), mesh: newFakeMesh(),
+		raws: map[overlay.RecordID][]byte{}, toBob: map[overlay.RecordID]bool{}}
+	r.openDisk()
+	r.pillarRig = newPillarRig(t, r.mesh, r.withDisk)
+	alice := r.device(nil)
+	r.bob, r.carol = r.device(nil), r.device(nil)
+	both := []identity.AccountID{r.bob.id(), r.carol.id()}
+	slices.Sort(both)
+	note := func(raw []byte, bob bool) []byte {
+		id := idOf(t, r.id, raw)
+		r.raws[id] = raw
+		r.toBob[id] = bob
+		return raw
+	}
+	r.log = newHandLog(r.pillarRig)
+	for i := range 90 {
+		switch i % 3 {
+		case 0:
+			r.log.add(overlay.BatchEntry{Raw: note(alice.message(r.bob.id()), true)})
+		case 1:
+			r.log.add(overlay.BatchEntry{Raw: note(alice.sign(overlay.KindMessage, both, []byte{byte(i)}, nil), true)})
+		case 2: // of a kind that nobody knows, for nobody
+			r.log.add(overlay.BatchEntry{Raw: note(alice.sign(99, nil, []byte{byte(i)}, nil), false)})
+		}
+	}
+	r.log.apply(1, 60)
+	r.log.apply(71, 90)
+	c := r.bob.session()
+	for range 10 {
+		if a := c.one(note(c.message(r.carol.id()), false)); a.Err != nil {
+			t.Fatal(a.Err)
+		}
+	}
+	return r
+}
+
+func (r *scrubRig) withDisk(c *overlay.PillarConfig) { c.Store = r.disk }
+
+func (r *scrubRig) openDisk() {
+	r.t.Helper()
+	disk, err := store.OpenPebble(store.PebbleConfig{Dir: r.dir, Memory: 4 << 20})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.disk = disk
+}
+
+// damage stops the pillar, deletes the keys for which gone is true by hand, and
+// starts it again.
+func (r *scrubRig) damage(gone func(k, v []byte) bool) (n int) {
+	t := r.t
+	t.Helper()
+	r.stop()
+	if err := r.disk.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := pebble.Open(r.dir, &pebble.Options{Logger: quiet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	it, err := db.NewIter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		if gone(it.Key(), it.Value()) {
+			n++
+			if err := db.Delete(bytes.Clone(it.Key()), pebble.Sync); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(it.Close(), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r.openDisk()
+	r.mesh.drain()
+	r.start(r.mesh, identity.NewPillarKey(), r.withDisk)
+	if err := overlay.ScrubNow(t.Context(), r.pillar); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)  {}
+func (quiet) Errorf(string, ...any) {}
+func (quiet) Fatalf(string, ...any) {}
+
+func (r *scrubRig) end() {
+	r.stop()
+	if err := r.disk.Close(); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// held returns which of the rig's records are there, after checking that all
+// that is said of them fits.
+func (r *scrubRig) held() map[overlay.RecordID]bool {
+	t := r.t
+	t.Helper()
+	held := map[overlay.RecordID]bool{}
+	var ids []overlay.RecordID
+	for id := range r.raws {
+		ids = append(ids, id)
+	}
+	has, err := r.pillar.Has(ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for from := 0; from < len(ids); {
+		part, n, err := r.pillar.Get(ids[from:], 1<<20)
+		if err != nil || n == 0 {
+			t.Fatalf("get: %d, %v", n, err)
+		}
+		for _, raw := range part {
+			got[string(raw)] = true
+		}
+		from += n
+	}
+	each := map[overlay.RecordID]bool{}
+	count := uint64(0)
+	if err := r.pillar.Each(0, func(id overlay.RecordID, _, _ uint64) bool {
+		count++
+		each[id] = true
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.pillar.Status().Records; n != count {
+		t.Errorf("%d records counted, %d there", n, count)
+	}
+	for i, id := range ids {
+		held[id] = has[i]
+		if got[string(r.raws[id])] != has[i] || each[id] != has[i] {
+			t.Errorf("record %s: has %v, get %v, each %v", id, has[i], got[string(r.raws[id])], each[id])
+		}
+	}
+	// Whatever is told of a log is there.
+	for _, st := range r.pillar.Logs() {
+		told, spans := st.Told()
+		if told.Seq > 0 {
+			spans = append(spans, overlay.Span{Log: st.Log, From: 1, To: told.Seq})
+		}
+		for _, span := range spans {
+			for at := span.From; at <= span.To; {
+				part, err := r.pillar.Read(st.Log, at, 1<<20)
+				if err != nil || len(part) == 0 {
+					t.Fatalf("log %s is told to hold %d..%d and reads %d entries from %d: %v", st.Log, span.From, span.To, len(part), at, err)
+				}
+				for _, e := range part {
+					if at > span.To {
+						break
+					}
+					if e.Raw == nil && e.Why != overlay.WhyGone {
+						t.Fatalf("entry %d is told and has no record", at)
+					}
+					at += e.Len()
+				}
+			}
+		}
+	}
+	// The mailbox has what is there.
+	box, _ := r.device(r.bob.account).session().resume(overlay.BoxMail, nil, false)
+	for id, bob := range r.toBob {
+		in := slices.ContainsFunc(box, func(raw []byte) bool { return bytes.Equal(raw, r.raws[id]) })
+		if in != (bob && held[id]) {
+			t.Errorf("record %s: held %v, in bob's mailbox %v, his %v", id, held[id], in, bob)
+		}
+	}
+	return held
+}
+
+// bring does what follow and audit do.
+func (r *scrubRig) bring() {
+	t := r.t
+	t.Helper()
+	for _, part := range [][2]uint64{{1, 60}, {71, 90}} {
+		if _, err := r.pillar.Apply(t.Context(), r.log.part(part[0], part[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var raws [][]byte
+	for id, raw := range r.raws {
+		if !slices.ContainsFunc(r.log.entries[60:70], func(e overlay.BatchEntry) bool { return e.ID == id }) {
+			raws = append(raws, raw)
+		}
+	}
+	if _, err := r.pillar.Take(t.Context(), overlay.ViaAudit, raws); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestScrub deletes what the pillar has by hand, a column or a piece of it,
+// while it is down. It opens, ends up saying what is true, and takes the rest
+// from others.
+func TestScrub(t *testing.T) {
+	column := func(kind byte) func(r *scrubRig) func(k, v []byte) bool {
+		return func(*scrubRig) func(k, v []byte) bool {
+			return func(k, _ []byte) bool { return k[0] == 'e' && k[5] == kind || k[0] == kind }
+		}
+	}
+	third := func(kind byte) func(r *scrubRig) func(k, v []byte) bool {
+		return func(*scrubRig) func(k, v []byte) bool {
+			n := 0
+			return func(k, _ []byte) bool {
+				if k[0] == 'e' && k[5] == kind {
+					n++
+				}
+				return k[0] == 'e' && k[5] == kind && n%3 == 0
+			}
+		}
+	}
+	entries := func(r *scrubRig, gone func(seq uint64) bool) func(k, v []byte) bool {
+		return func(k, _ []byte) bool {
+			return k[0] == 'l' && string(k[1:17]) == string(r.log.state.Log[:]) && gone(binary.BigEndian.Uint64(k[17:]))
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		damage func(r *scrubRig) func(k, v []byte) bool
+		lost   bool // records are
+		// counted: the lost ones still look as if they were there when the pillar
+		// starts, so it must tell of each.
+		counted bool
+		check   func(t *testing.T, st overlay.LogState)
+	}{
+		{"all record heads", column('r'), false, false, nil},
+		{"some record heads", third('r'), false, false, nil},
+		{"all box entries", column('b'), true, true, nil},
+		{"some box entries", third('b'), true, true, nil},
+		{"all day counts", column('d'), false, false, nil},
+		{"all bytes in no box", column('o'), true, true, nil},
+		{"all log entries", column('l'), false, false, func(t *testing.T, st overlay.LogState) {
+			if st.Seq != 0 || len(st.Islands) != 0 {
+				t.Errorf("the log is still at %d", st.Seq)
+			}
+		}},
+		{"all values", column('v'), false, false, nil},
+		{"the newest local sequence", func(*scrubRig) func(k, v []byte) bool {
+			return func(k, _ []byte) bool { return string(k) == "zlocal" }
+		}, false, false, nil},
+		{"pointers in boxes", func(*scrubRig) func(k, v []byte) bool {
+			return func(k, v []byte) bool { return k[0] == 'e' && k[5] == 'b' && v[48] == 2 }
+		}, false, false, nil},
+		{"record heads and box entries", func(*scrubRig) func(k, v []byte) bool {
+			return func(k, _ []byte) bool { return k[0] == 'e' && (k[5] == 'b' || k[5] == 'r') }
+		}, true, false, nil},
+		{"records, whole", func(*scrubRig) func(k, v []byte) bool {
+			return func(k, _ []byte) bool { return k[0] == 'e' }
+		}, true, false, nil},
+		{"heads and the newest local sequence", func(*scrubRig) func(k, v []byte) bool {
+			return func(k, _ []byte) bool { return k[0] == 'e' && k[5] == 'r' || k[0] == 'z' && k[1] == 'l' }
+		}, false, false, nil},
+		{"a hole in the prefix", func(r *scrubRig) func(k, v []byte) bool {
+			return entries(r, func(seq uint64) bool { return seq == 31 || seq == 32 })
+		}, false, false, func(t *testing.T, st overlay.LogState) {
+			if st.Seq != 30 || len(st.Islands) != 1 {
+				t.Errorf("the log is at %d with %d islands", st.Seq, len(st.Islands))
+			}
+		}},
+		{"a hole in the island", func(r *scrubRig) func(k, v []byte) bool {
+			return entries(r, func(seq uint64) bool { return seq == 80 })
+		}, false, false, func(t *testing.T, st overlay.LogState) {
+			if st.Seq != 60 || len(st.Islands) != 1 || st.Islands[0].End.Seq != 79 {
+				t.Errorf("the log is at %d with islands %v", st.Seq, st.Islands)
+			}
+		}},
+		{"the ends of both", func(r *scrubRig) func(k, v []byte) bool {
+			return entries(r, func(seq uint64) bool { return seq > 55 && seq <= 60 || seq >= 71 && seq < 73 })
+		}, false, false, func(t *testing.T, st overlay.LogState) {
+			if st.Seq != 55 || len(st.Islands) != 0 {
+				t.Errorf("the log is at %d with islands %v", st.Seq, st.Islands)
+			}
+		}},
+		{"the state of a log", func(r *scrubRig) func(k, v []byte) bool {
+			return func(k, _ []byte) bool { return string(k) == "vlog/"+string(r.log.state.Log[:]) }
+		}, false, false, func(t *testing.T, st overlay.LogState) {
+			if st.Seq != 0 {
+				t.Errorf("a log without state is at %d", st.Seq)
+			}
+		}},
+		{"one record", func(r *scrubRig) func(k, v []byte) bool {
+			id := r.log.entries[39].ID
+			return func(k, v []byte) bool {
+				return bytes.HasSuffix(k, id[:]) || k[0] == 'e' && k[5] == 'b' && bytes.HasPrefix(v, id[:])
+			}
+		}, true, false, func(t *testing.T, st overlay.LogState) {
+			if st.Seq != 60 || len(st.Lacks) != 1 || st.Lacks[0].Seq != 40 {
+				t.Errorf("the log is at %d and lacks %v", st.Seq, st.Lacks)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newScrubRig(t)
+			defer r.end()
+			before := len(r.held())
+			if r.damage(c.damage(r)) == 0 {
+				t.Fatal("nothing was deleted")
+			}
+			r.mesh.mu.Lock()
+			gone := map[overlay.RecordID]int{}
+			for _, e := range r.mesh.events {
+				for _, stub := range e.Gone {
+					gone[stub.ID]++
+				}
+			}
+			r.mesh.mu.Unlock()
+			lost := 0
+			for id, ok := range r.held() {
+				missing := slices.ContainsFunc(r.log.entries[60:70], func(e overlay.BatchEntry) bool { return e.ID == id })
+				if !ok && !missing {
+					lost++
+				}
+				if ok && gone[id] > 0 || gone[id] > 1 || c.counted && !ok && !missing && gone[id] != 1 {
+					t.Errorf("record %s: held %v, told %d times as gone", id, ok, gone[id])
+				}
+			}
+			if c.lost != (lost > 0) {
+				t.Errorf("%d records lost of %d", lost, before)
+			}
+			if !c.counted && len(gone) > 0 {
+				t.Errorf("%d records told as gone that nobody counted", len(gone))
+			}
+			var st overlay.LogState
+			for _, s := range r.pillar.Logs() {
+				if s.Log == r.log.state.Log {
+					st = s
+				}
+			}
+			if c.check != nil {
+				c.check(t, st)
+			}
+			r.bring()
+			for id, ok := range r.held() {
+				if ok == slices.ContainsFunc(r.log.entries[60:70], func(e overlay.BatchEntry) bool { return e.ID == id }) {
+					t.Fatalf("record %s: held %v after all was brought", id, ok)
+				}
+			}
+			if st := r.log.held(); st.Seq != 60 || len(st.Lacks) != 0 {
+				t.Fatalf("the log is at %d and lacks %d", st.Seq, len(st.Lacks))
+			}
+			// Another pass finds nothing.
+			r.mesh.drain()
+			if err := overlay.ScrubNow(t.Context(), r.pillar); err != nil {
+				t.Fatal(err)
+			}
+			r.mesh.mu.Lock()
+			defer r.mesh.mu.Unlock()
+			for _, e := range r.mesh.events {
+				if len(e.Logs)+len(e.Gone)+len(e.Dropped) > 0 {
+					t.Fatalf("another pass repaired %+v", e)
+				}
+			}
+		})
+	}
+}
