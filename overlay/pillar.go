@@ -373,6 +373,7 @@ func (p *Pillar) Status() PillarSelfStatus {
 		Mailboxes:  p.mailboxes.count(),
 		StoreBytes: stats.Bytes,
 		ClockSkew:  p.clock.skew(),
+		ClockText:  p.clock.textNow(),
 		Draining:   p.draining.Load(),
 		Full:       p.disk.full.Load(),
 		Failed:     p.failure(),
@@ -419,6 +420,7 @@ type PillarSelfStatus struct {
 	StoreBytes     uint64
 	NodesConnected int
 	ClockSkew      time.Duration
+	ClockText      string // what is wrong with the clock, in words; "" if nothing is
 	Draining       bool
 	Full           bool
 	Failed         error // the store failed: reads only
