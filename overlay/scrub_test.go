@@ -6,6 +6,8 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -387,5 +389,172 @@ func TestScrub(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTrim: runs of entries that expired an hour ago become gone runs, on disk
+// and for whoever follows; the beginning is the log's base. The clock must be
+// confirmed.
+func TestTrim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mesh := newFakeMesh()
+		rig := newPillarRig(t, mesh)
+		defer func() { rig.stop() }()
+		alice, bob := rig.device(nil), rig.device(nil)
+		log := newHandLog(rig)
+		add := func(n int, life uint64) {
+			for range n {
+				log.add(overlay.BatchEntry{Raw: alice.sign(overlay.KindMessage, []identity.AccountID{bob.id()}, []byte{1},
+					func(d *overlay.Draft) { d.Expires = d.Created + life })})
+			}
+		}
+		const minute, day = 60_000, 24 * 3_600_000
+		add(100, minute)   // 1..100
+		add(1, day)        // 101
+		add(80, 2*minute)  // 102..181
+		add(10, day)       // 182..191
+		add(60, minute)    // 192..251: too few to be worth it
+		add(1, day)        // 252
+		add(90, 90*minute) // 253..342, not yet
+		add(1, 3*day)      // 343
+		log.apply(1, 343)
+		c := alice.session()
+		var own overlay.LogID
+		for range 70 { // the own log, too
+			own = c.one(alice.sign(overlay.KindMessage, []identity.AccountID{bob.id()}, []byte{2},
+				func(d *overlay.Draft) { d.Expires = d.Created + minute })).Dot.Log
+		}
+		time.Sleep(2 * time.Hour) // virtual: the scrub comes by in its own time
+		st := log.held()
+		if st.Base != log.marks[100] || st.Position != log.state.Position || len(st.Lacks) != 0 {
+			t.Fatalf("base %d, at %d", st.Base.Seq, st.Seq)
+		}
+		entries, err := rig.pillar.Read(st.Log, 1, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash, singles, at := overlay.ChainStart(st.Log), 0, uint64(0)
+		var gone [][2]uint64
+		for i := range entries {
+			e := &entries[i]
+			if e.Why == overlay.WhyGone {
+				gone = append(gone, [2]uint64{at + 1, at + e.Count})
+			} else {
+				singles++
+			}
+			at += e.Len()
+			hash = overlay.ChainEntry(hash, e)
+		}
+		if at != 343 || hash != log.marks[343].Hash || singles != 343-100-80 || !slices.Equal(gone, [][2]uint64{{1, 100}, {102, 181}}) {
+			t.Fatalf("up to %d: %d single entries, gone %v", at, singles, gone)
+		}
+		if part, err := rig.pillar.Read(st.Log, 150, 1); err != nil || len(part) != 1 || part[0].Count != 32 || part[0].Expires != log.entries[180].Expires {
+			t.Fatalf("inside a run: %+v, %v", part, err)
+		}
+		if _, err := rig.pillar.Links(st.Log, 95, 101); err == nil {
+			t.Fatal("links of entries that are gone")
+		}
+		if own := readAll(t, rig.pillar, own); len(own) != 3 || own[2].Why != overlay.WhyGone || own[2].Count != 70 {
+			t.Fatalf("the own log reads as %d entries", len(own))
+		}
+		// It is written on, and the base grows.
+		if l := c.one(alice.message(bob.id())); l.Err != nil || l.Dot != (overlay.Dot{Log: own, Seq: 73}) {
+			t.Fatalf("after the trim: %+v", l)
+		}
+		rig.stop()
+		rig.start(mesh, identity.NewPillarKey())
+		if again := log.held(); again.Base != st.Base || again.Position != st.Position {
+			t.Fatalf("after a restart: base %d, at %d", again.Base.Seq, again.Seq)
+		}
+		time.Sleep(26 * time.Hour)
+		if st := log.held(); st.Base != log.marks[342] {
+			t.Fatalf("all is gone, and the base is %d", st.Base.Seq)
+		}
+		// Whoever is given a gone run keeps it, and has the same base.
+		if st := log.apply(300, 343); st.Base != log.marks[342] {
+			t.Fatalf("base %d", st.Base.Seq)
+		}
+		rig.stop()
+	})
+}
+
+func readAll(t *testing.T, p *overlay.Pillar, log overlay.LogID) (all []overlay.BatchEntry) {
+	t.Helper()
+	for at := uint64(1); ; {
+		part, err := p.Read(log, at, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(part) == 0 {
+			return all
+		}
+		for i := range part {
+			at += part[i].Len()
+		}
+		all = append(all, part...)
+	}
+}
+
+// TestScrubOfManyRecords: when more records of a log are missing than can be
+// asked for one by one, it is followed again from where that is reached.
+func TestScrubOfManyRecords(t *testing.T) {
+	rig := newPillarRig(t, newFakeMesh())
+	alice := rig.device(nil)
+	log := newHandLog(rig)
+	for range overlay.MaxLacks + 200 {
+		log.add(overlay.BatchEntry{Raw: alice.sign(99, nil, []byte{1}, func(d *overlay.Draft) { d.Created -= uint64(len(log.entries)) })})
+	}
+	half := uint64(len(log.entries) / 2)
+	log.apply(1, half)
+	log.apply(half+2, uint64(len(log.entries)))
+	view := rig.store.View()
+	commit := &overlay.Commit{Time: time.Now()}
+	for i, e := range log.entries {
+		if i%50 != 0 {
+			commit.Forget = append(commit.Forget, overlay.Forgotten{ID: e.ID, Day: overlay.DayOf(e.Expires)})
+		}
+	}
+	view.Close()
+	if _, err := rig.store.Commit(commit); err != nil {
+		t.Fatal(err)
+	}
+	if err := overlay.ScrubNow(t.Context(), rig.pillar); err != nil {
+		t.Fatal(err)
+	}
+	st := log.held()
+	if len(st.Lacks) > overlay.MaxLacks || len(st.Lacks) < overlay.MaxLacks-60 || st.Seq != half || len(st.Islands) != 1 {
+		t.Fatalf("%d lacks, prefix %d, islands %v", len(st.Lacks), st.Seq, st.Islands)
+	}
+	if told, _ := st.Told(); told.Seq != 1 {
+		t.Fatalf("told %d", told.Seq)
+	}
+	log.apply(1, uint64(len(log.entries)))
+	if st := log.held(); st.Seq != uint64(len(log.entries)) || len(st.Lacks) != 0 {
+		t.Fatalf("%d lacks at %d", len(st.Lacks), st.Seq)
+	}
+}
+
+// TestScrubOfTheOwnLog: a log that is being written and has lost entries is
+// closed: nothing is written twice in the same place of it.
+func TestScrubOfTheOwnLog(t *testing.T) {
+	rig := newPillarRig(t, newFakeMesh())
+	c := rig.device(nil).session()
+	var dots []overlay.Dot
+	for range 5 {
+		dots = append(dots, c.one(c.message(c.id())).Dot)
+	}
+	if _, err := rig.store.Commit(&overlay.Commit{Time: time.Now(), CutLog: []overlay.LogCut{{Log: dots[2].Log, From: dots[2].Seq, To: dots[2].Seq}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := overlay.ScrubNow(t.Context(), rig.pillar); err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range rig.pillar.Logs() {
+		if st.Log == dots[0].Log && st.Seq != dots[1].Seq {
+			t.Fatalf("the log is at %d", st.Seq)
+		}
+	}
+	if l := c.one(c.message(c.id())); l.Err != nil || l.Dot.Log == dots[0].Log || l.Dot.Seq != 1 {
+		t.Fatalf("written on at %+v, %v", l.Dot, l.Err)
 	}
 }

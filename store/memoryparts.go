@@ -132,12 +132,15 @@ func (p memoryParts) Locals(refs []overlay.Ref) ([]uint64, error) {
 
 // Filed implements overlay.Parts.
 func (p memoryParts) Filed(places []overlay.Place) ([]bool, error) {
+	if err := p.v.ready(); err != nil {
+		return nil, err
+	}
 	filed := make([]bool, len(places))
 	for i, x := range places {
 		at, ok := p.v.s.boxes.Get(memoryPlace{box: x.Box, local: x.Local})
 		filed[i] = ok && at.day == x.Day
 	}
-	return filed, p.v.ready()
+	return filed, nil
 }
 
 // Logs implements overlay.Parts.
