@@ -1,6 +1,9 @@
 package overlay
 
 import (
+	"context"
+	"time"
+
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/identity"
@@ -38,3 +41,8 @@ func (p *Pillar) Takes() bool { return p.out.Load() == nil }
 
 // SourceOf is whose quota a session from an address is counted to.
 func SourceOf(a multiaddr.Multiaddr) string { return sourceOf(a) }
+
+// ScrubNow does a pass of the scrub, as the one at the start of Run.
+func ScrubNow(ctx context.Context, p *Pillar) error {
+	return (&scrubber{p: p, first: true, at: time.Now()}).pass(ctx)
+}

@@ -397,7 +397,7 @@ func (p *Pillar) Status() PillarSelfStatus {
 		Mailboxes:  p.mailboxes.count(),
 		StoreBytes: stats.Bytes,
 		ClockSkew:  p.clock.skew(),
-		ClockText:  p.clock.text(),
+		ClockText:  p.clock.textNow(),
 		Standing:   p.roster.Standing(p.id, p.now()),
 		Draining:   p.draining.Load(),
 		Full:       p.disk.full.Load(),

@@ -121,6 +121,9 @@ func (p *Pillar) admitOne(sub *submission, now uint64) *Error {
 	if err := p.checkTime(rec, now); err != nil {
 		return err
 	}
+	if rec.Expires > now && rec.Created <= now+uint64(maxClockOff/time.Millisecond) {
+		p.clock.witness()
+	}
 	if !rec.Certified() {
 		return nil
 	}
@@ -128,8 +131,8 @@ func (p *Pillar) admitOne(sub *submission, now uint64) *Error {
 	if cert == nil {
 		return Refuse(CodeInvalid, "certificate: unreadable")
 	}
-	if !cert.Covers(now) {
-		return Refuse(CodeInvalid, "certificate: out of date: it holds from %s to %s", millisText(cert.NotBefore), millisText(cert.NotAfter))
+	if !p.inForce(cert) {
+		return p.refuseTime("certificate: out of date: it holds from %s to %s", millisText(cert.NotBefore), millisText(cert.NotAfter))
 	}
 	info, err := p.newestAccount(rec.Account())
 	if err != nil {
@@ -154,14 +157,33 @@ func (sub *submission) certificate() *identity.Certificate {
 	return cert
 }
 
+// inForce reports whether a certificate holds now, whatever time that is.
+func (p *Pillar) inForce(cert *identity.Certificate) bool {
+	now := p.now()
+	return cert.Covers(now) || cert.Covers(p.clock.likely(now))
+}
+
+// refuseTime refuses for good what a clock that is confirmed says is over. One
+// that is not cannot tell.
+func (p *Pillar) refuseTime(format string, args ...any) *Error {
+	if p.clock.mayDelete() {
+		return Refuse(CodeInvalid, format, args...)
+	}
+	err := Refuse(CodeClockWrong, format, args...)
+	err.Retry = time.Minute
+	return err
+}
+
 // checkTime refuses what is expired or from the future.
 func (p *Pillar) checkTime(rec *Record, now uint64) *Error {
-	if rec.Expires <= now {
-		return Refuse(CodeInvalid, "expired at %s", millisText(rec.Expires))
+	likely := p.clock.likely(now)
+	if rec.Expires <= min(now, likely) {
+		return p.refuseTime("expired at %s", millisText(rec.Expires))
 	}
-	if ahead := uint64(maxClockOff / time.Millisecond); rec.Created > now+ahead {
-		err := Refuse(CodeClockWrong, "created %d ms in the future", rec.Created-now)
-		err.Retry = time.Duration(min(rec.Created-now-ahead, maxRetryMillis)) * time.Millisecond
+	if ahead := uint64(maxClockOff / time.Millisecond); rec.Created > max(now, likely)+ahead {
+		late := rec.Created - max(now, likely)
+		err := Refuse(CodeClockWrong, "created %d ms in the future", late)
+		err.Retry = time.Duration(min(late-ahead, maxRetryMillis)) * time.Millisecond
 		return err
 	}
 	return nil

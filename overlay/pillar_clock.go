@@ -5,36 +5,51 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// How a pillar judges its own clock. With three clocks or more, its own
-// included, the median decides. With fewer there is no majority: then the clock
-// is trusted for submissions, and for deleting only while it is not more than
-// an hour ahead of the last time saved on disk plus the time since. A pillar
-// that was off longer is trusted again after a day of running: until then its
-// operator or a peer can notice.
+// How a pillar judges its own clock. It is confirmed, which is to say right
+// enough for deleting, if
+//
+//   - with three clocks or more, its own included, it is within maxClockOff of
+//     their median; else it is wrong, and submissions are refused as well;
+//   - with fewer there is no majority: if it is within an hour of what time it
+//     should be by the last one saved and the time since;
+//   - or, since a pillar may have been off for longer, if it has run for a day, the
+//     one other clock in reach, if any, agrees, and nodes had something admitted,
+//     which tells that their clocks are not far from it: nothing is that is
+//     expired, or from the future.
+//
+// What is saved is the time while it is confirmed, and else what time it should
+// be: a wrong clock does not become the measure of the next run. What looks
+// expired to a clock that is not confirmed is not hidden either if it is not
+// expired by the time it should be.
 
 const (
 	clockLastKey   = "clock/last"
-	clockAheadMax  = uint64(time.Hour / time.Millisecond)
+	clockOffMax    = time.Hour
 	clockSettled   = 24 * time.Hour
 	clocksMajority = 3
 )
 
 type pillarClock struct {
-	started time.Time // monotonic
+	seen atomic.Bool // in this run something was admitted that fits the clock
 
 	mu        sync.Mutex
-	last      uint64        // guarded by mu; the time saved on disk when the pillar started, Unix ms
+	anchor    time.Time     // guarded by mu; monotonic, when it was last
+	started   time.Time     // guarded by mu; monotonic
+	last      uint64        // guarded by mu; a time that was right at anchor, Unix ms: saved by a run before, or confirmed
 	off       time.Duration // guarded by mu; median of all clocks minus ours
 	wrong     bool          // guarded by mu; a majority says so
-	confirmed bool          // guarded by mu; right enough for deleting
+	confirmed bool          // guarded by mu
+	text      string        // guarded by mu; what is wrong, "" if nothing is
+	said      bool          // guarded by mu; and that it was logged
 }
 
 func (c *pillarClock) load(view View, now uint64) error {
 	c.started = time.Now()
-	c.last = now
+	c.anchor, c.last = c.started, now
 	err := view.Values(clockLastKey, func(_ string, data []byte) bool {
 		if len(data) == 8 {
 			c.last = binary.BigEndian.Uint64(data)
@@ -54,17 +69,15 @@ func (p *Pillar) checkClock() {
 		}
 	}
 	c := &p.clock
-	c.mu.Lock()
-	before := c.wrong
-	c.mu.Unlock()
 	c.judge(p.now(), skews)
 	c.mu.Lock()
-	wrong, off := c.wrong, c.off
+	wrong, off, text, said := c.text != "", c.off, c.text, c.said
+	c.said = wrong
 	c.mu.Unlock()
 	switch {
-	case wrong && !before:
-		p.log.Error("the clock is wrong: submissions are refused", "off", off, "clocks", len(skews)+1)
-	case before && !wrong:
+	case wrong && !said:
+		p.log.Error("clock", "problem", text)
+	case said && !wrong:
 		p.log.Info("the clock is right again", "off", off)
 	}
 }
@@ -79,18 +92,51 @@ func (c *pillarClock) judge(now uint64, skews []time.Duration) {
 	if len(clocks)%2 == 0 {
 		c.off = (clocks[len(clocks)/2-1] + c.off) / 2
 	}
+	c.text = ""
 	if len(clocks) >= clocksMajority {
 		c.wrong = c.off.Abs() > maxClockOff
-		c.confirmed = !c.wrong
+		if c.confirmed = !c.wrong; c.confirmed {
+			c.last, c.anchor = now, time.Now()
+		} else {
+			c.text = fmt.Sprintf("this pillar's clock says %s and is %s that of the other pillars: submissions are refused and nothing is deleted until it is set right",
+				millisText(now), offText(-c.off))
+		}
 		return
 	}
 	c.wrong = false
-	c.confirmed = time.Since(c.started) >= clockSettled || now <= c.expected()+clockAheadMax
+	gap := time.Duration(int64(now)-int64(c.expected())) * time.Millisecond
+	agrees := len(skews) == 0 || skews[0].Abs() <= maxClockOff
+	settled := time.Since(c.started) >= clockSettled && c.seen.Load() && agrees
+	switch c.confirmed = gap.Abs() <= clockOffMax || settled; {
+	case !c.confirmed:
+		c.text = fmt.Sprintf("this pillar's clock says %s and is %s what it should be by the time saved last: nothing is deleted until it is set right, or other pillars agree with it, or it has run for a day and taken messages",
+			millisText(now), offText(gap))
+	case !agrees:
+		c.text = fmt.Sprintf("this pillar's clock is %s that of the only other pillar in reach: two clocks are no majority, so one of them is wrong", offText(-skews[0]))
+	}
+	if settled {
+		c.last, c.anchor = now, time.Now()
+	}
 }
 
-// expected is what time it is by the last one saved. c.mu is held.
+// offText says how far a clock is ahead of or behind something.
+func offText(off time.Duration) string {
+	if off < 0 {
+		return fmt.Sprintf("%s behind", -off.Round(time.Second))
+	}
+	return fmt.Sprintf("%s ahead of", off.Round(time.Second))
+}
+
+// expected is what time it should be. c.mu is held.
 func (c *pillarClock) expected() uint64 {
-	return c.last + uint64(time.Since(c.started)/time.Millisecond)
+	return c.last + uint64(time.Since(c.anchor)/time.Millisecond)
+}
+
+// witness notes that something was admitted that fits the clock.
+func (c *pillarClock) witness() {
+	if !c.seen.Load() {
+		c.seen.Store(true)
+	}
 }
 
 // trusted reports whether submissions are taken.
@@ -107,25 +153,39 @@ func (c *pillarClock) mayDelete() bool {
 	return c.confirmed
 }
 
-// text says in words what is wrong with the clock, "" if nothing is.
-func (c *pillarClock) text() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.wrong:
-		return fmt.Sprintf("the clock is %s off that of the other pillars: nothing is accepted and nothing deleted until it is set", c.off.Round(time.Millisecond))
-	case !c.confirmed:
-		return "the clock is not confirmed: it is far ahead of the time saved on disk, and too few pillars are connected to tell; nothing is deleted until it is set or a day has passed"
-	default:
-		return ""
-	}
-}
-
 // skew is the median of all clocks minus ours.
 func (c *pillarClock) skew() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.off
+}
+
+// textNow says in words what is wrong with the clock, "" if nothing is.
+func (c *pillarClock) textNow() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.text
+}
+
+// likely is what time it probably is, if the clock says now: now if that is
+// confirmed, else by the others' clocks, or by the time saved last.
+func (c *pillarClock) likely(now uint64) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.confirmed:
+		return now
+	case c.wrong:
+		return uint64(max(0, int64(now)+c.off.Milliseconds()))
+	default:
+		return c.expected()
+	}
+}
+
+// past is a time that is over, Unix ms: what expired by then is hidden.
+func (p *Pillar) past() uint64 {
+	now := p.now()
+	return min(now, p.clock.likely(now))
 }
 
 // values returns the time to be saved.

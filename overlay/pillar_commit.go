@@ -91,7 +91,7 @@ type committer struct {
 	filled  []Dot
 	ended   []endedLack
 	dropped []LogID
-	gone    []RecordStub
+	fixes   []*recordFix
 
 	accounts []*Record // account records that were new in it
 
@@ -173,7 +173,7 @@ func (c *committer) begin() {
 	c.jobs, c.errs, c.recs, c.order = c.jobs[:0], c.errs[:0], c.recs[:0], c.order[:0]
 	c.weight, c.bytes = 0, 0
 	c.commit = Commit{Time: c.p.cfg.Now(), Records: c.commit.Records[:0]}
-	c.own, c.event, c.dropped, c.gone = LogCommit{}, nil, nil, nil
+	c.own, c.event, c.dropped, c.fixes = LogCommit{}, nil, nil, nil
 	c.filled, c.ended = c.filled[:0], c.ended[:0]
 	c.p.mu.Lock()
 	dropped := c.p.dropped
@@ -410,7 +410,7 @@ func (c *committer) fail(err error) {
 // the pillar says of itself and reaches the mesh and connected recipients.
 func (c *committer) publish(done *Committed) {
 	p := c.p
-	event := &CommitEvent{Time: c.commit.Time, Logs: c.event, Dropped: c.dropped, Gone: c.gone}
+	event := &CommitEvent{Time: c.commit.Time, Logs: c.event, Dropped: c.dropped, Gone: c.publishGone(done)}
 	if len(c.own.Entries) > 0 {
 		event.Logs = append(event.Logs, c.own)
 	}

@@ -183,7 +183,7 @@ func (s *pillarSession) find(m *Find) *Error {
 // every device that is not removed. No view is open while the answer waits for
 // room.
 func (s *pillarSession) findAccounts(accounts []identity.AccountID, out *foundWriter) error {
-	now := s.p.now()
+	now := s.p.past()
 	found := make(map[identity.AccountID]struct{}, len(accounts))
 	for _, a := range accounts {
 		if _, twice := found[a]; twice {
@@ -227,7 +227,7 @@ func (s *pillarSession) findRecords(ids []RecordID, out *foundWriter) error {
 // fillRecords collects records as far as one frame goes and returns how many of
 // ids are done with.
 func (s *pillarSession) fillRecords(ids []RecordID, out *foundWriter) (n int, err error) {
-	now := s.p.now()
+	now := s.p.past()
 	n = len(ids)
 	view := s.p.cfg.Store.View()
 	defer view.Close()

@@ -119,33 +119,6 @@ func TestPillarRenewsItsRecord(t *testing.T) {
 	})
 }
 
-// TestPillarKeepsUnderDoubt: a pillar that is alone and was off for long does
-// not delete at once: its clock may be wrong.
-func TestPillarKeepsUnderDoubt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rig := newPillarRig(t, nil)
-		defer func() { rig.stop() }()
-		c := rig.device(nil).session()
-		raw := c.message(c.id()) // lives a day
-		if l := c.one(raw); l.Err != nil {
-			t.Fatal(l.Err)
-		}
-		rig.stop()
-		time.Sleep(6 * 24 * time.Hour) // virtual
-		rig.start(nil, identity.NewPillarKey())
-		ids := []overlay.RecordID{idOf(t, rig.id, raw)}
-		time.Sleep(20 * time.Hour)
-		if has, err := rig.pillar.Has(ids); err != nil || !has[0] {
-			t.Fatalf("deleted under doubt: %v", err)
-		}
-		time.Sleep(5 * time.Hour)
-		if has, err := rig.pillar.Has(ids); err != nil || has[0] {
-			t.Fatalf("kept for ever: %v", err)
-		}
-		rig.stop()
-	})
-}
-
 // TestPillarDropsWhoDoesNotRead: a session that submits and never reads is
 // dropped; its neighbours do not notice.
 func TestPillarDropsWhoDoesNotRead(t *testing.T) {

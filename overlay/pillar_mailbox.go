@@ -126,7 +126,7 @@ func (s *pillarSession) resume(m *Resume) *Error {
 // that was dropped, for a fork or because it died, covers nothing any more: what
 // a device read of another history of it must not hide what is here.
 func (p *Pillar) vouched(cursor Vector) (vector, counts Vector) {
-	now := p.now()
+	now := p.past()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	counts = make(Vector, 0, len(cursor))
@@ -152,7 +152,7 @@ func (s *LogState) denies(m Mark) bool {
 // page reads and queues the next page of a drain, which is stored as the
 // session's state.
 func (s *pillarSession) page(view View, box BoxKind, d *boxDrain) *Error {
-	records, reached, _, err := readBox(view, d.box, d.pos, d.end, d.cursor, s.p.now())
+	records, reached, _, err := readBox(view, d.box, d.pos, d.end, d.cursor, s.p.past())
 	if err != nil {
 		s.p.log.Error("box not read", "err", err)
 		return errReading
@@ -316,7 +316,7 @@ func (s *pillarSession) catchOnce(after uint64) (again bool, refusal *Error) {
 	view := p.cfg.Store.View()
 	defer view.Close()
 	end := view.LastLocal()
-	records, reached, last, err := readBox(view, Mailbox(s.account), after, end, nil, p.now())
+	records, reached, last, err := readBox(view, Mailbox(s.account), after, end, nil, p.past())
 	if err != nil {
 		p.log.Error("mailbox not read", "err", err)
 		return false, errReading
@@ -475,7 +475,7 @@ func (w *pushWriter) appendPush(b []byte) []byte {
 // handOverCursors notes, for every live session that was pushed something, the
 // vector that its cursor becomes once all of it is saved.
 func (p *Pillar) handOverCursors() {
-	now := p.now()
+	now := p.past()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var v Vector

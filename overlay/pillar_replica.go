@@ -257,7 +257,7 @@ func (p *Pillar) Near(day Day, prefix []byte, fn func(r StoredRecord) bool) erro
 
 // Get returns records by ID, see gossip.Records. Expired ones are hidden.
 func (p *Pillar) Get(ids []RecordID, max int) (records [][]byte, next int, err error) {
-	now := p.now()
+	now := p.past()
 	total, next := 0, len(ids)
 	take := func(i int, raw []byte) bool {
 		if len(records) > 0 && total+len(raw) > max {

@@ -304,12 +304,12 @@ func (s *pillarSession) hello(frames *FrameReader) *Error {
 	case p.draining.Load():
 		return errDraining
 	}
-	return s.checkCertificate(h, now)
+	return s.checkCertificate(h)
 }
 
 // checkCertificate verifies that the account named speaks through the device
 // at the other end of the stream.
-func (s *pillarSession) checkCertificate(h *Hello, now uint64) *Error {
+func (s *pillarSession) checkCertificate(h *Hello) *Error {
 	cert, err := identity.ParseCertificate(h.Account, h.Credential)
 	if err != nil {
 		return Refuse(CodeInvalid, "certificate: %v", err)
@@ -323,8 +323,8 @@ func (s *pillarSession) checkCertificate(h *Hello, now uint64) *Error {
 		return Refuse(CodeInvalid, "certificate: it is for device %s, not for %s", cert.Device, s.peer)
 	case !identity.Verify(&check):
 		return Refuse(CodeInvalid, "certificate: not signed by account %s for network %s", h.Account, s.p.cfg.Network)
-	case !cert.Covers(now):
-		return Refuse(CodeInvalid, "certificate: out of date: it holds from %s to %s",
+	case !s.p.inForce(cert):
+		return s.p.refuseTime("certificate: out of date: it holds from %s to %s",
 			millisText(cert.NotBefore), millisText(cert.NotAfter))
 	}
 	s.account, s.cert, s.credential = h.Account, cert, bytes.Clone(h.Credential)

@@ -8,7 +8,8 @@ import (
 // recordFix is what was found of records and boxes, for the committer.
 type recordFix struct {
 	forget  []Forgotten
-	gone    []RecordStub // of forget, those that were counted
+	gone    []RecordStub // of forget, one for one; zero for what nobody counted
+	removed int          // the committer's: how many of gone there were
 	unfile  []Place
 	refile  []Arrival
 	restore []restored
@@ -29,7 +30,7 @@ func (c *committer) takeFix(f *recordFix) {
 	c.commit.Forget = append(c.commit.Forget, f.forget...)
 	c.commit.Unfile = append(c.commit.Unfile, f.unfile...)
 	c.commit.Refile = append(c.commit.Refile, f.refile...)
-	c.gone = append(c.gone, f.gone...)
+	c.fixes = append(c.fixes, f)
 	for _, r := range f.restore {
 		via := ViaAudit
 		if r.dot != (Dot{}) {
@@ -40,6 +41,25 @@ func (c *committer) takeFix(f *recordFix) {
 	}
 }
 
+// publishGone returns which of the records that were forgotten had been there,
+// and still lived.
+func (c *committer) publishGone(done *Committed) (gone []RecordStub) {
+	now := c.p.now()
+	i := 0
+	for _, f := range c.fixes {
+		for _, stub := range f.gone {
+			if done.Forgotten[i] && stub != (RecordStub{}) {
+				f.removed++
+				if stub.Expires > now {
+					gone = append(gone, stub)
+				}
+			}
+			i++
+		}
+	}
+	return gone
+}
+
 // commit has a fix committed.
 func (s *scrubber) commit(ctx context.Context, f *recordFix) error {
 	if f.empty() {
@@ -48,7 +68,7 @@ func (s *scrubber) commit(ctx context.Context, f *recordFix) error {
 	if err := s.p.commit(ctx, commitJob{fix: f, done: make(chan error, 1)}); err != nil {
 		return err
 	}
-	for what, n := range map[string]int{"record": len(f.gone), "unfiled": len(f.unfile), "box": len(f.refile), "orphan": len(f.restore)} {
+	for what, n := range map[string]int{"record": f.removed, "unfiled": len(f.unfile), "box": len(f.refile), "orphan": len(f.restore)} {
 		if n > 0 {
 			s.p.metrics.repairs.WithLabelValues(what).Add(float64(n))
 			s.p.log.Warn("store repaired", "what", what, "n", n)
@@ -128,14 +148,11 @@ func (s *scrubber) someHeads(day Day, after RecordID) (fix *recordFix, n int, la
 			missing[of[k]] = true
 		}
 	}
-	now := s.p.now()
 	for i := range heads {
 		h := &heads[i]
 		if !whole[i] {
 			fix.forget = append(fix.forget, Forgotten{ID: h.ID, Day: day})
-			if h.Expires > now {
-				fix.gone = append(fix.gone, RecordStub{ID: h.ID, Created: h.Created, Expires: h.Expires})
-			}
+			fix.gone = append(fix.gone, RecordStub{ID: h.ID, Created: h.Created, Expires: h.Expires})
 		} else if missing[i] {
 			a := Arrival{ID: h.ID, Created: h.Created, Expires: h.Expires, Boxes: boxes[i]}
 			if len(h.Dots) > 0 && (h.Via == ViaSubmit || h.Via == ViaFollow) {
@@ -222,7 +239,7 @@ func (s *scrubber) someBodies(day Day, after RecordID) (fix *recordFix, n int, l
 	fix = &recordFix{}
 	for i := range refs {
 		if locals[i] == 0 {
-			fix.forget = append(fix.forget, Forgotten{ID: refs[i].ID, Day: day})
+			fix.forget, fix.gone = append(fix.forget, Forgotten{ID: refs[i].ID, Day: day}), append(fix.gone, RecordStub{})
 			s.restore(fix, refs[i].ID, raws[i], Dot{})
 		}
 	}

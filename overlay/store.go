@@ -175,6 +175,8 @@ type Committed struct {
 	// New[i]: Records[i] was not stored before. If false, only its Dot was
 	// added: bytes, boxes, Received and Via stay what they were.
 	New []bool
+	// Forgotten[i]: there was a record of Forget[i] and it is removed.
+	Forgotten []bool
 }
 
 // Store keeps a pillar's records, logs and small values. It is safe for

@@ -82,7 +82,7 @@ func (p *Pebble) build(b *pebble.Batch, c *overlay.Commit) (overlay.Committed, s
 	next := p.last
 	done := overlay.Committed{Local: make([]uint64, len(c.Records)), New: make([]bool, len(c.Records))}
 	w.days, w.dirty = append(w.days[:0], p.last.days...), w.dirty[:0]
-	if err := p.repair(b, c); err != nil {
+	if err := p.repair(b, c, &done); err != nil {
 		return done, next, err
 	}
 	if len(c.Records) > 0 {

@@ -117,7 +117,7 @@ func (m *Memory) Commit(c *overlay.Commit) (overlay.Committed, error) {
 	m.shared = nil
 	s := &m.now
 	done := overlay.Committed{Local: make([]uint64, len(c.Records)), New: make([]bool, len(c.Records))}
-	s.repair(c)
+	s.repair(c, &done)
 	received := time.UnixMilli(max(c.Time.UnixMilli(), 0)).UTC()
 	for i := range c.Records {
 		done.Local[i], done.New[i] = s.add(&c.Records[i], received)

@@ -9,12 +9,16 @@ import (
 
 // repair does what a scrub asks for. In memory nothing gets lost, so it only
 // has something to do where somebody asks for it all the same.
-func (s *memoryState) repair(c *overlay.Commit) {
-	for _, f := range c.Forget {
+func (s *memoryState) repair(c *overlay.Commit, done *overlay.Committed) {
+	if len(c.Forget)+len(c.Unfile)+len(c.Refile) > 0 {
+		done.Forgotten = make([]bool, len(c.Forget))
+	}
+	for i, f := range c.Forget {
 		r, ok := s.get(overlay.Ref{ID: f.ID, Day: f.Day})
 		if !ok {
 			continue
 		}
+		done.Forgotten[i] = true
 		s.byID.Delete(r)
 		s.byDay.Delete(r)
 		for _, box := range r.boxes {
@@ -128,12 +132,15 @@ func (p memoryParts) Locals(refs []overlay.Ref) ([]uint64, error) {
 
 // Filed implements overlay.Parts.
 func (p memoryParts) Filed(places []overlay.Place) ([]bool, error) {
+	if err := p.v.ready(); err != nil {
+		return nil, err
+	}
 	filed := make([]bool, len(places))
 	for i, x := range places {
 		at, ok := p.v.s.boxes.Get(memoryPlace{box: x.Box, local: x.Local})
 		filed[i] = ok && at.day == x.Day
 	}
-	return filed, p.v.ready()
+	return filed, nil
 }
 
 // Logs implements overlay.Parts.

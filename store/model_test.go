@@ -112,6 +112,17 @@ func TestModel(t *testing.T) {
 			if rapid.IntRange(0, 4).Draw(t, "drop a log") == 0 {
 				c.DropLog = append(c.DropLog, storetest.Log(number.Draw(t, "log")))
 			}
+			if rapid.IntRange(0, 3).Draw(t, "cut a log") == 0 {
+				from := rapid.Uint64Range(0, 9).Draw(t, "cut from")
+				c.CutLog = append(c.CutLog, overlay.LogCut{Log: storetest.Log(number.Draw(t, "log")), From: from, To: from + rapid.Uint64Range(0, 4).Draw(t, "cut")})
+			}
+			for _, n := range rapid.SliceOfN(rapid.IntRange(0, ids-1), 0, 2).Draw(t, "forget") {
+				f := overlay.Forgotten{ID: storetest.RecordID(n), Day: storetest.FirstDay + overlay.Day(n%5)}
+				for i := range 4 {
+					f.Boxes = append(f.Boxes, storetest.Box(i))
+				}
+				c.Forget = append(c.Forget, f)
+			}
 			for _, k := range rapid.SliceOfN(number, 0, 3).Draw(t, "values") {
 				v := overlay.Value{Key: []string{"", "a", "a\xff", "\xff"}[k]}
 				if rapid.Bool().Draw(t, "set") {

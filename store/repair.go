@@ -10,7 +10,7 @@ import (
 )
 
 // repair does what a scrub asks for.
-func (p *Pebble) repair(b *pebble.Batch, c *overlay.Commit) error {
+func (p *Pebble) repair(b *pebble.Batch, c *overlay.Commit, done *overlay.Committed) error {
 	w := &p.scratch
 	clear(w.forgotten)
 	if len(c.Forget)+len(c.Unfile)+len(c.Refile) == 0 {
@@ -25,8 +25,9 @@ func (p *Pebble) repair(b *pebble.Batch, c *overlay.Commit) error {
 	if err != nil {
 		return err
 	}
+	done.Forgotten = make([]bool, len(c.Forget))
 	for i := range c.Forget {
-		if err = w.forget(b, known, &c.Forget[i]); err != nil {
+		if done.Forgotten[i], err = w.forget(b, known, &c.Forget[i]); err != nil {
 			return errors.Join(err, known.close())
 		}
 	}
@@ -45,10 +46,10 @@ func (p *Pebble) repair(b *pebble.Batch, c *overlay.Commit) error {
 	return known.close()
 }
 
-// forget removes a record.
-func (w *committer) forget(b *pebble.Batch, known *point, f *overlay.Forgotten) error {
+// forget removes a record and says whether there was one.
+func (w *committer) forget(b *pebble.Batch, known *point, f *overlay.Forgotten) (bool, error) {
 	if _, twice := w.forgotten[f.ID]; twice {
-		return nil
+		return false, nil
 	}
 	if w.forgotten == nil {
 		w.forgotten = make(map[overlay.RecordID]struct{})
@@ -58,7 +59,7 @@ func (w *committer) forget(b *pebble.Batch, known *point, f *overlay.Forgotten) 
 	key := recordKey(nil, f.Day, &f.ID)
 	stored, err := known.head(key, h)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if stored {
 		boxes := f.Boxes
@@ -68,7 +69,7 @@ func (w *committer) forget(b *pebble.Batch, known *point, f *overlay.Forgotten) 
 		for i := range boxes {
 			w.key = boxKey(w.key[:0], f.Day, &boxes[i], h.local)
 			if err := b.Delete(w.key, nil); err != nil {
-				return err
+				return false, err
 			}
 		}
 		if i, found := w.find(f.Day); found && w.days[i].count > 0 {
@@ -76,10 +77,10 @@ func (w *committer) forget(b *pebble.Batch, known *point, f *overlay.Forgotten) 
 			w.dirty = append(w.dirty, f.Day)
 		}
 		if err := b.Delete(key, nil); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return b.Delete(bodyKey(nil, f.Day, &f.ID), nil)
+	return stored, b.Delete(bodyKey(nil, f.Day, &f.ID), nil)
 }
 
 // refile writes the box entries of a stored record that are missing. Where its
