@@ -196,11 +196,10 @@ func (a *audit) round(ctx context.Context, s *session) (overlay.Round, error) {
 	case <-ctx.Done():
 		return overlay.Round{Pillar: s.id}, ctx.Err()
 	}
-	r := &round{m: a.m, s: s, n: s.nextNumber()}
+	r := &round{m: a.m, s: s, n: s.nextNumber(), begun: time.Now()}
 	r.Pillar, r.At = s.id, a.m.cfg.Now()
-	start := time.Now()
 	err := r.run(ctx)
-	r.Took = time.Since(start)
+	r.Took = time.Since(r.begun)
 	if err != nil {
 		r.Result, r.Err = overlay.RoundFailed, err.Error()
 	}
@@ -237,6 +236,7 @@ type round struct {
 	s *session
 	n uint64
 
+	begun          time.Time
 	key            overlay.ShortKey
 	settled, front uint64
 	sent           overlay.Tally // what our Root said

@@ -130,7 +130,7 @@ func (h *host) answerRoot(msg *overlay.Root) overlay.Message {
 		h.round.Result = overlay.RoundEqual
 	case same:
 		h.round.Result, h.apart = overlay.RoundDiffers, true
-		want := sketch.CellsFor(apart(h.tally.Count, msg.Tally.Count))
+		want := sketch.CellsFor(countsApart(h.tally.Count, msg.Tally.Count))
 		run := overlay.CellRun{Count: uint64(max(firstCells, want))}
 		if h.fill(&run) {
 			return &overlay.Cells{N: h.n, Answer: true, Runs: []overlay.CellRun{run}}
@@ -231,9 +231,9 @@ func (h *host) answerIDs(ctx context.Context, msg *overlay.IDs) overlay.Message 
 	r := &h.round
 	reply := &overlay.IDs{N: h.n, Answer: true, Next: uint64(len(msg.Shorts))}
 	given, err := h.m.take(ctx, h.s, msg.Records)
-	if err != nil {
-		h.m.log.Debug("audit", "pillar", h.s.id, "err", err)
-		return nil
+	if err != nil { // full, say: that does not keep the other side from what it asks for
+		h.m.log.Debug("records of an audit are not taken", "pillar", h.s.id, "err", err)
+		h.lost += len(msg.Records)
 	}
 	r.Fetched += given
 	r.Differences += len(msg.Records)

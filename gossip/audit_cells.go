@@ -14,8 +14,12 @@ const (
 	deepAbove  = 12_000 // differences that the kept sketch cannot tell
 )
 
-// errDeep: the kept sketches do not tell the difference; a deep round may.
-var errDeep = errors.New("not told by the sketches")
+var (
+	// errDeep: the kept sketches do not tell the difference; a deep round may.
+	errDeep = errors.New("not told by the sketches")
+	// errNotNow: the other side keeps too many sketches for others.
+	errNotNow = errors.New("the other side is busy")
+)
 
 // reconcile finds out what differs, from the kept sketches if they tell it, and
 // repairs it. first is the answer to our Root, nil if that was a Root.
@@ -32,6 +36,8 @@ func (r *round) reconcile(ctx context.Context, first *overlay.Cells) error {
 	switch {
 	case errors.Is(err, errDeep):
 		return r.goDeep(ctx)
+	case errors.Is(err, errNotNow):
+		return nil // the next round goes on
 	case err != nil:
 		return err
 	case len(onlyHere)+len(onlyThere) > 0:
@@ -48,7 +54,7 @@ func (r *round) reconcile(ctx context.Context, first *overlay.Cells) error {
 
 // decode feeds d until it is done.
 func (r *round) decode(ctx context.Context, first *overlay.Cells, mine *sketch.Sketch, d *sketch.Decoder) error {
-	want := sketch.CellsFor(apart(uint64(r.sent.Count), r.count))
+	want := sketch.CellsFor(countsApart(r.sent.Count, r.count))
 	for questions := 0; !d.Done(); questions++ {
 		if questions == maxQuestions {
 			return r.fault(faultCells, "cells without end")
@@ -64,6 +70,9 @@ func (r *round) decode(ctx context.Context, first *overlay.Cells, mine *sketch.S
 			if msg, ok = reply.(*overlay.Cells); !ok {
 				return r.fault(faultRound, "no cells")
 			}
+		}
+		if len(msg.Runs) == 0 {
+			return errNotNow
 		}
 		if len(msg.Runs) != 1 || msg.Runs[0].Part != 0 || msg.Runs[0].From != uint64(at) {
 			return r.fault(faultRound, "other cells than asked for")
@@ -91,8 +100,8 @@ func (r *round) decode(ctx context.Context, first *overlay.Cells, mine *sketch.S
 	return nil
 }
 
-// apart is by how much two counts differ, no more than matters.
-func apart(a, b uint64) int { return int(min(max(a, b)-min(a, b), sketchCells)) }
+// countsApart is by how much two counts differ, no more than matters.
+func countsApart(a, b uint64) int { return int(min(max(a, b)-min(a, b), sketchCells)) }
 
 // readRun reads the cells of a run and takes them off ours.
 func (r *round) readRun(run *overlay.CellRun, mine *sketch.Sketch) ([]sketch.Cell, error) {

@@ -37,7 +37,6 @@ type deepSet struct {
 	bits    uint64
 	parts   map[uint64][]deepItem
 	differs map[uint64]bool
-	names   map[uint64][]place // made when it is needed
 }
 
 type deepItem struct {
@@ -93,16 +92,17 @@ func (d *deepSet) sketch(part uint64, n int) *sketch.Sketch {
 
 // find returns the places of records by their names.
 func (d *deepSet) find(names []uint64) (found []place) {
-	if d.names == nil {
-		d.names = map[uint64][]place{}
-		for _, items := range d.parts {
-			for _, it := range items {
-				d.names[it.name] = append(d.names[it.name], it.place)
+	wanted := make(map[uint64]bool, len(names))
+	parts := map[uint64]bool{}
+	for _, n := range names {
+		wanted[n], parts[n>>(64-d.bits)] = true, true
+	}
+	for i := range parts {
+		for _, it := range d.parts[i] {
+			if wanted[it.name] {
+				found = append(found, it.place)
 			}
 		}
-	}
-	for _, n := range names {
-		found = append(found, d.names[n]...)
 	}
 	return found
 }
@@ -187,6 +187,9 @@ func (r *round) goDeep(ctx context.Context) error {
 		if err := r.repairParts(ctx, part, r.guess/len(msg.Parts)); err != nil {
 			return err
 		}
+		if r.late() {
+			return nil // it differs still
+		}
 	}
 	r.conclude()
 	return nil
@@ -249,7 +252,7 @@ func (r *round) decodeParts(ctx context.Context, parts []overlay.AuditPart, gues
 		most := min(overlay.MaxAuditCells, 2*sketch.CellsFor(here+int(p.Count)))
 		states[i] = &partState{AuditPart: p, mine: r.deep.sketch(p.Index, most),
 			d:    sketch.NewDecoder(sketch.Key(r.deep.key.CellKey()), most),
-			want: max(firstCells, sketch.CellsFor(max(guess, apart(uint64(here), p.Count))))}
+			want: max(firstCells, sketch.CellsFor(max(guess, countsApart(uint64(here), p.Count))))}
 		open[i] = states[i]
 	}
 	for questions := 0; len(open) > 0; questions++ {

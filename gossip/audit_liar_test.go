@@ -153,7 +153,7 @@ func TestBadAnswers(t *testing.T) {
 		{"no cells", "cells", 1, func(l *auditor, q overlay.Message) any {
 			return &overlay.Cells{N: q.(*overlay.Root).N, Answer: true, Runs: []overlay.CellRun{{Cells: []byte{}}}}
 		}},
-		{"no runs", "round", 1, func(l *auditor, q overlay.Message) any {
+		{"no runs", "", 1, func(l *auditor, q overlay.Message) any {
 			return &overlay.Cells{N: q.(*overlay.Root).N, Answer: true}
 		}},
 		{"cells from elsewhere", "round", 1, func(l *auditor, q overlay.Message) any {

@@ -352,14 +352,14 @@ func TestSpotCheck(t *testing.T) {
 		a.every = 5 * time.Second
 		w.pair(a, b)
 		a.disk.Erase(common[7].ID, common[200].ID)
-		until(w.t, 2*time.Minute, "the records back", func() bool { return a.disk.Count() == 400 })
+		until(w.t, 20*time.Minute, "the records back", func() bool { return a.disk.Count() == 400 })
 		if a.count("ledger_corrections_total", "lost") == 0 {
 			t.Error("no correction counted")
 		}
 		// The other way round: the disk has what memory does not know.
 		extra := w.old(3)
 		a.keep(extra)
-		until(w.t, 10*time.Minute, "the records on both", func() bool { return b.disk.Count() == 403 })
+		until(w.t, 30*time.Minute, "the records on both", func() bool { return b.disk.Count() == 403 })
 		if a.count("ledger_corrections_total", "unknown") == 0 {
 			t.Error("no correction counted")
 		}

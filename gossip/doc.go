@@ -5,7 +5,7 @@
 // overlay.Links, Packets and Peers.
 //
 // It is not where records are judged (the Replica does that), stored or pushed
-// to nodes, and it repairs no sets: what no log explains is the audit's.
+// to nodes.
 //
 //	mesh, err := gossip.New(gossip.Config{Network: network, Key: key, Links: host, …})
 //	…
@@ -21,4 +21,16 @@
 //	stores                      Replica.Apply        follow.go
 //	and says so                 Ack
 //	copies are counted          acks.set             acks.go
+//
+// Beneath the logs lies the audit, which relies on none of them: every few
+// seconds two pillars compare all that they hold, and repair what differs.
+//
+//	every record is counted     holdings.committed   holdings.go, ledger.go
+//	a round is begun            audit.run            audit.go
+//	the other side answers      host.answer          audit_answer.go, audit_link.go
+//	samples of the disks        compareSpots         spot.go
+//	what differs is found       reconcile            audit_cells.go, gossip/sketch
+//	also if that is not enough  goDeep               audit_deep.go
+//	and repaired                exchange             repair.go
+//	records of bodiless entries wants.run            wants.go
 package gossip

@@ -1,6 +1,7 @@
 package gossip_test
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
@@ -38,21 +39,23 @@ func newWorld(t testing.TB, opts ...memnet.Option) *world {
 
 // pillar is one process: a disk, a host, a Mesh.
 type pillar struct {
-	w      *world
-	key    *identity.PillarKey
-	disk   *replicatest.Memory
-	roster *overlay.Roster
-	host   *memnet.Host
-	mesh   *gossip.Mesh
-	reg    *prometheus.Registry
-	stop   func()
-	addr   string
-	now    func() time.Time
-	admit  time.Duration
-	every  time.Duration // between audit rounds; 0: as usual
-	omit   uint64        // bits that short IDs lack
-	record atomic.Pointer[overlay.Record]
-	opened atomic.Int64 // sessions and follows that it opened
+	w    *world
+	key  *identity.PillarKey
+	disk *replicatest.Memory
+	// records is what is asked for single records; nil: disk.
+	records gossip.Records
+	roster  *overlay.Roster
+	host    *memnet.Host
+	mesh    *gossip.Mesh
+	reg     *prometheus.Registry
+	stop    func()
+	addr    string
+	now     func() time.Time
+	admit   time.Duration
+	every   time.Duration // between audit rounds; 0: as usual
+	omit    uint64        // bits that short IDs lack
+	record  atomic.Pointer[overlay.Record]
+	opened  atomic.Int64 // sessions and follows that it opened
 }
 
 // pillar makes a pillar that does not run yet.
@@ -71,7 +74,7 @@ func (p *pillar) start(bootstrap ...*pillar) *pillar {
 	p.reg = prometheus.NewRegistry()
 	cfg := gossip.Config{
 		Network: p.w.key.ID(), Key: p.key, Links: countedLinks{p.host, &p.opened}, Packets: p.host, Peers: p.host, Roster: p.roster,
-		Replica: p.disk, Records: p.disk, Notes: p.disk, Registerer: p.reg, Now: p.now,
+		Replica: p.disk, Records: cmp.Or[gossip.Records](p.records, p.disk), Notes: p.disk, Registerer: p.reg, Now: p.now,
 		Own: p.record.Load, AuditEvery: p.every,
 	}
 	cfg.OmitShort(p.omit)

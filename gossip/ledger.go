@@ -12,6 +12,7 @@ import (
 const (
 	stepMillis  = overlay.AuditGrid
 	recentSteps = 12 // how many steps a creation counts as recent
+	bucketSteps = 8  // steps of expiry that are kept together; days are whole buckets
 	daySteps    = overlay.DayMillis / stepMillis
 	sketchCells = overlay.MaxAuditCells
 )
@@ -25,11 +26,11 @@ const (
 // Nothing here reads a clock or a disk. Not safe for concurrent use.
 type ledger struct {
 	key     overlay.ShortKey
-	settled uint64                  // a step: S holds what was created before
-	front   uint64                  // a step: and expires in it or later
-	slices  map[uint64]*ledgerSlice // by step of expiry, none before front
-	days    map[overlay.Day]int     // records of each expiry day
-	recent  map[uint64][]recentItem // by step of creation, none before settled-recentSteps
+	settled uint64                   // a step: S holds what was created before
+	front   uint64                   // a step: and expires in it or later
+	buckets map[uint64]*ledgerBucket // by step of expiry / bucketSteps; nothing before front
+	days    map[overlay.Day]int      // records of each expiry day
+	recent  map[uint64][]recentItem  // by step of creation, none before settled-recentSteps
 	total   int
 	tally   overlay.Tally  // of S
 	sketch  *sketch.Sketch // of the short IDs of S
@@ -42,14 +43,11 @@ type ledgerItem struct {
 	short, prefix uint64
 }
 
-// ledgerSlice is the records that expire in one step.
-type ledgerSlice struct {
-	sum   overlay.Sum
-	items []ledgerItem
-}
-
-func (s *ledgerSlice) tally() overlay.Tally {
-	return overlay.Tally{Count: uint64(len(s.items)), Sum: s.sum}
+// ledgerBucket is the records that expire in bucketSteps steps.
+type ledgerBucket struct {
+	tallies [bucketSteps]overlay.Tally
+	items   []ledgerItem
+	steps   []uint8 // in which of its steps each of items expires
 }
 
 // recentItem is a record that was created lately.
@@ -77,7 +75,7 @@ func stepDay(step uint64) overlay.Day { return overlay.Day(step / daySteps) }
 
 // newLedger returns an empty ledger as of now.
 func newLedger(key overlay.ShortKey, now uint64) *ledger {
-	l := &ledger{key: key, slices: map[uint64]*ledgerSlice{}, days: map[overlay.Day]int{}, recent: map[uint64][]recentItem{},
+	l := &ledger{key: key, buckets: map[uint64]*ledgerBucket{}, days: map[overlay.Day]int{}, recent: map[uint64][]recentItem{},
 		sketch: sketch.New(sketch.Key(key.CellKey()), sketchCells)}
 	l.settled, l.front = instantsOf(now)
 	return l
@@ -118,13 +116,14 @@ func (l *ledger) add(entries []entry) {
 		if e.expires < l.front {
 			continue
 		}
-		s := l.slices[e.expires]
-		if s == nil {
-			s = new(ledgerSlice)
-			l.slices[e.expires] = s
+		b := l.buckets[e.expires/bucketSteps]
+		if b == nil {
+			b = new(ledgerBucket)
+			l.buckets[e.expires/bucketSteps] = b
 		}
-		s.items = append(s.items, e.ledgerItem)
-		s.sum = s.sum.Add(e.term)
+		i := e.expires % bucketSteps
+		b.items, b.steps = append(b.items, e.ledgerItem), append(b.steps, uint8(i))
+		b.tallies[i] = b.tallies[i].Add(overlay.Tally{Count: 1, Sum: e.term})
 		l.days[stepDay(e.expires)]++
 		l.total++
 		if e.created+recentSteps >= l.settled {
@@ -141,14 +140,11 @@ func (l *ledger) add(entries []entry) {
 
 // remove uncounts a record and reports whether it was counted.
 func (l *ledger) remove(e *entry) bool {
-	s := l.slices[e.expires]
-	if s == nil || !s.drop(e) {
+	b := l.buckets[e.expires/bucketSteps]
+	if b == nil || !b.drop(e) {
 		return false
 	}
-	l.shrink(e.expires, 1)
-	if len(s.items) == 0 {
-		delete(l.slices, e.expires)
-	}
+	l.shrink(e.expires/bucketSteps, b, 1)
 	for i, r := range l.recent[e.created] {
 		if r.ledgerItem == e.ledgerItem {
 			list := l.recent[e.created]
@@ -164,25 +160,29 @@ func (l *ledger) remove(e *entry) bool {
 	return true
 }
 
-func (s *ledgerSlice) drop(e *entry) bool {
-	for i := range s.items {
-		if s.items[i] == e.ledgerItem {
-			last := len(s.items) - 1
-			s.items[i] = s.items[last]
-			s.items = s.items[:last]
-			s.sum = s.sum.Sub(e.term)
+func (b *ledgerBucket) drop(e *entry) bool {
+	for i := range b.items {
+		if b.items[i] == e.ledgerItem && uint64(b.steps[i]) == e.expires%bucketSteps {
+			last := len(b.items) - 1
+			b.items[i], b.steps[i] = b.items[last], b.steps[last]
+			b.items, b.steps = b.items[:last], b.steps[:last]
+			t := &b.tallies[e.expires%bucketSteps]
+			*t = t.Sub(overlay.Tally{Count: 1, Sum: e.term})
 			return true
 		}
 	}
 	return false
 }
 
-// shrink counts n records less in a step.
-func (l *ledger) shrink(step uint64, n int) {
+// shrink counts n records less in a bucket.
+func (l *ledger) shrink(key uint64, b *ledgerBucket, n int) {
 	l.total -= n
-	day := stepDay(step)
+	day := stepDay(key * bucketSteps)
 	if l.days[day] -= n; l.days[day] == 0 {
 		delete(l.days, day)
+	}
+	if len(b.items) == 0 {
+		delete(l.buckets, key)
 	}
 }
 
@@ -208,15 +208,15 @@ func (l *ledger) advance(now uint64) bool {
 	}
 	l.sketch.Add(changed...)
 	// What expires now is in S, but for what is not settled even now.
-	changed = l.eachSlice(l.front, front, changed[:0], func(s *ledgerSlice) { t = t.Sub(s.tally()) })
+	expired, changed := l.expiring(l.front, front, changed[:0])
+	t = t.Sub(expired)
 	l.sketch.Remove(changed...)
 	changed = l.eachRecent(settled, l.front, front, changed[:0], func(r *recentItem) { t = t.Add(overlay.Tally{Count: 1, Sum: r.term}) })
 	l.sketch.Add(changed...)
 	l.tally, l.scratch = t, changed
-	for step, s := range l.slices {
-		if step < front {
-			l.shrink(step, len(s.items))
-			delete(l.slices, step)
+	for key, b := range l.buckets {
+		if key*bucketSteps < front {
+			l.shrink(key, b, b.cut(key, front))
 		}
 	}
 	for step := range l.recent {
@@ -228,29 +228,56 @@ func (l *ledger) advance(now uint64) bool {
 	return true
 }
 
-// eachSlice calls fn for the slices of the steps from..to, to excluded, and
-// appends their short IDs.
-func (l *ledger) eachSlice(from, to uint64, shorts []uint64, fn func(*ledgerSlice)) []uint64 {
-	take := func(s *ledgerSlice) {
-		fn(s)
-		for i := range s.items {
-			shorts = append(shorts, s.items[i].short)
+// cut forgets what expires before a step, and says how many records that was.
+func (b *ledgerBucket) cut(key, front uint64) int {
+	n := 0
+	for i, it := range b.items {
+		if key*bucketSteps+uint64(b.steps[i]) >= front {
+			b.items[n], b.steps[n] = it, b.steps[i]
+			n++
 		}
 	}
-	if to-from > uint64(len(l.slices)) {
-		for step, s := range l.slices {
-			if step >= from && step < to {
-				take(s)
+	gone := len(b.items) - n
+	b.items, b.steps = b.items[:n], b.steps[:n]
+	for i := range b.tallies {
+		if key*bucketSteps+uint64(i) < front {
+			b.tallies[i] = overlay.Tally{}
+		}
+	}
+	return gone
+}
+
+// expiring tallies what expires in the steps from..to, to excluded, and appends
+// its short IDs.
+func (l *ledger) expiring(from, to uint64, shorts []uint64) (overlay.Tally, []uint64) {
+	var t overlay.Tally
+	take := func(key uint64, b *ledgerBucket) {
+		for i := range b.tallies {
+			if step := key*bucketSteps + uint64(i); step >= from && step < to {
+				t = t.Add(b.tallies[i])
 			}
 		}
-		return shorts
-	}
-	for step := from; step < to; step++ {
-		if s := l.slices[step]; s != nil {
-			take(s)
+		for i := range b.items {
+			if step := key*bucketSteps + uint64(b.steps[i]); step >= from && step < to {
+				shorts = append(shorts, b.items[i].short)
+			}
 		}
 	}
-	return shorts
+	first, end := from/bucketSteps, (to+bucketSteps-1)/bucketSteps
+	if end-first > uint64(len(l.buckets)) {
+		for key, b := range l.buckets {
+			if key >= first && key < end {
+				take(key, b)
+			}
+		}
+		return t, shorts
+	}
+	for key := first; key < end; key++ {
+		if b := l.buckets[key]; b != nil {
+			take(key, b)
+		}
+	}
+	return t, shorts
 }
 
 // eachRecent calls fn for the recent records created at or after a step that
@@ -286,8 +313,8 @@ func (l *ledger) tallyAt(settled, front uint64) overlay.Tally {
 			t = t.Sub(one)
 		}
 	})
-	l.eachSlice(l.front, front, l.scratch[:0], func(s *ledgerSlice) { t = t.Sub(s.tally()) })
-	return t
+	expiring, _ := l.expiring(l.front, front, nil)
+	return t.Sub(expiring)
 }
 
 // sketchAt returns a copy of the sketch of S of other instants, which knows
@@ -301,13 +328,14 @@ func (l *ledger) sketchAt(settled, front uint64) *sketch.Sketch {
 			c.Remove(r.short)
 		}
 	})
-	c.Remove(l.eachSlice(l.front, front, l.scratch[:0], func(*ledgerSlice) {})...)
+	_, expiring := l.expiring(l.front, front, nil)
+	c.Remove(expiring...)
 	return c
 }
 
 // apart tells which recent records make the difference between S and that of
-// other instants, beside the slices from l.front to front, all of which is taken
-// out: those settled too late for it (in false), and those of these slices that
+// other instants, beside what expires from l.front to front, all of which is
+// taken out: those settled too late for it (in false), and those expiring that
 // are not in S, or were told already (in true).
 func (l *ledger) apart(settled, front uint64, fn func(r *recentItem, in bool)) {
 	for step, list := range l.recent {
@@ -338,13 +366,13 @@ func (l *ledger) find(shorts []uint64) []place {
 		sieve[s>>6&(1<<12-1)] |= 1 << (s & 63)
 	}
 	var found []place
-	for step, slice := range l.slices {
-		for _, it := range slice.items {
+	for key, b := range l.buckets {
+		for i, it := range b.items {
 			if sieve[it.short>>6&(1<<12-1)]&(1<<(it.short&63)) == 0 {
 				continue
 			}
 			if _, ok := wanted[it.short]; ok {
-				found = append(found, place{it, step})
+				found = append(found, place{it, key*bucketSteps + uint64(b.steps[i])})
 			}
 		}
 	}
@@ -355,14 +383,15 @@ func (l *ledger) find(shorts []uint64) []place {
 // first bits of seed.
 func (l *ledger) within(day overlay.Day, bits, seed uint64) []place {
 	var found []place
-	for step := uint64(day) * daySteps; step < (uint64(day)+1)*daySteps; step++ {
-		s := l.slices[step]
-		if s == nil {
+	const dayBuckets = daySteps / bucketSteps
+	for key := uint64(day) * dayBuckets; key < (uint64(day)+1)*dayBuckets; key++ {
+		b := l.buckets[key]
+		if b == nil {
 			continue
 		}
-		for _, it := range s.items {
+		for i, it := range b.items {
 			if sameBits(it.prefix, seed, bits) {
-				found = append(found, place{it, step})
+				found = append(found, place{it, key*bucketSteps + uint64(b.steps[i])})
 			}
 		}
 	}
@@ -384,12 +413,12 @@ func (l *ledger) all(settled, front uint64) []place {
 		}
 	}
 	all := make([]place, 0, l.total)
-	for step, s := range l.slices {
-		if step < front {
-			continue
-		}
-		for _, it := range s.items {
-			p := place{it, step}
+	for key, b := range l.buckets {
+		for i, it := range b.items {
+			p := place{it, key*bucketSteps + uint64(b.steps[i])}
+			if p.expires < front {
+				continue
+			}
 			if n := out[p]; n > 0 {
 				out[p] = n - 1
 				continue

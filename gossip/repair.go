@@ -14,9 +14,10 @@ import (
 
 // Rules of repair.
 const (
-	freshFor = 5 * time.Second        // what was received later is not repaired yet
-	logsWait = 5 * time.Second        // for logs to bring what is missing
-	logsTick = 100 * time.Millisecond // how often that is looked at
+	freshFor  = 5 * time.Second        // what was received later is not repaired yet
+	repairFor = 90 * time.Second       // after that a round leaves the rest to the next
+	logsWait  = 5 * time.Second        // for logs to bring what is missing
+	logsTick  = 100 * time.Millisecond // how often that is looked at
 
 	usualRecord = 512 // bytes
 )
@@ -68,9 +69,14 @@ func (r *round) repairByShort(ctx context.Context, onlyHere, onlyThere []uint64)
 	return nil
 }
 
+// late reports whether the round has gone on for long enough.
+func (r *round) late() bool { return time.Since(r.begun) > repairFor }
+
 // conclude sets the result after everything was tried.
 func (r *round) conclude() {
 	switch {
+	case r.late():
+		r.Result = overlay.RoundDiffers
 	case r.skipPush || r.skipFetch || r.young > 0:
 		r.Result = overlay.RoundWaits
 	case r.owed > 0:
@@ -94,7 +100,7 @@ func (m *Mesh) without(key overlay.ShortKey, shorts []uint64) []uint64 {
 func (r *round) exchange(ctx context.Context, names naming, push []place, wanted []uint64) error {
 	sortPlaces(push)
 	fit := overlay.FrameTarget / usualRecord // records that an answer has room for
-	for len(push) > 0 || len(wanted) > 0 {
+	for (len(push) > 0 || len(wanted) > 0) && !r.late() {
 		given, err := r.m.load(r.key, &push)
 		if err != nil {
 			return err
@@ -266,8 +272,9 @@ func (m *Mesh) load(key overlay.ShortKey, places *[]place) (got loaded, err erro
 
 // await waits, for a while, for what logs bring: here while missing says that
 // we lack something, there while the other side does. What logs do bring, but
-// have not brought by then, is left to them.
+// have not brought by then, is left to them. Nothing is given to who is full.
 func (r *round) await(ctx context.Context, there, here bool, missing func() bool) {
+	r.skipPush = r.m.summaries.all()[r.s.id].Full
 	mine, _ := r.m.logs.vector(r.m.now(), 0)
 	gapsHere, gapsThere := map[overlay.LogID]uint64{}, map[overlay.LogID]uint64{}
 	if here {
@@ -297,7 +304,8 @@ func (r *round) await(ctx context.Context, there, here bool, missing func() bool
 		case <-end.C:
 		case <-ctx.Done():
 		}
-		r.skipFetch, r.skipPush = here && closing(gapsHere, nowHere), closing(gapsThere, nowThere)
+		r.skipFetch = here && closing(gapsHere, nowHere)
+		r.skipPush = r.skipPush || closing(gapsThere, nowThere)
 		return
 	}
 }
