@@ -85,5 +85,6 @@ func (m *Mesh) SyncStatus() overlay.SyncStatus {
 			st.Missing += seq - held.Seq
 		}
 	}
+	m.auditStatus(&st)
 	return st
 }
