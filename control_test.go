@@ -159,3 +159,35 @@ func TestReadyAlone(t *testing.T) {
 	}
 	n.until("it is alone", func() bool { return strings.Join(readiness(one), " ") == "peers" })
 }
+
+// TestAuditRounds: rounds with whom an operator names, and pausing them.
+func TestAuditRounds(t *testing.T) {
+	n := newNetwork(t)
+	one, two := n.addPillar(), n.addPillar()
+	n.addNode(one, "alice")
+	n.until("both are there", func() bool { return one.Status().PillarsAlive == 2 && two.Status().PillarsAlive == 2 })
+	if _, err := one.Round(n.ctx, identity.NewPillarKey().ID()); overlay.CodeOf(err) != overlay.CodeNotFound {
+		t.Errorf("with a stranger: %v", err)
+	}
+	one.PauseRounds(true)
+	two.PauseRounds(true)
+	n.until("a round finds nothing", func() bool {
+		r, err := one.Round(n.ctx, two.ID())
+		return err == nil && r.Result == overlay.RoundEqual
+	})
+	s := one.Sync()
+	if !s.Paused || len(s.Peers) != 1 || s.Peers[0].Pillar != two.ID() || s.Peers[0].Last == nil || s.Peers[0].Totals.Equal == 0 {
+		t.Errorf("%+v", s)
+	}
+	one.PauseRounds(false)
+	if one.Sync().Paused {
+		t.Error("still paused")
+	}
+	if err := two.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.until("it is not connected", func() bool {
+		_, err := one.Round(n.ctx, two.ID())
+		return overlay.CodeOf(err) == overlay.CodeUnreachable
+	})
+}

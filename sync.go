@@ -5,17 +5,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/obelisk-network/obelisk/admin"
 	"github.com/obelisk-network/obelisk/overlay"
 )
-
-// auditor is replication that compares sets with other pillars.
-type auditor interface {
-	// Round does an audit round with a connected pillar.
-	Round(ctx context.Context, with PillarID) (overlay.Round, error)
-	// PauseRounds stops rounds from being begun here, or lets them go on.
-	PauseRounds(on bool)
-}
 
 // Sync describes replication.
 func (p *Pillar) Sync() overlay.SyncStatus { return p.mesh.SyncStatus() }
@@ -32,24 +23,11 @@ func (p *Pillar) Round(ctx context.Context, with PillarID) (overlay.Round, error
 	if _, connected := p.host.Info(peer.ID(with)); !connected {
 		return overlay.Round{}, overlay.Refuse(overlay.CodeUnreachable, "pillar %s is not connected", with)
 	}
-	a, ok := any(p.mesh).(auditor)
-	if !ok {
-		return overlay.Round{}, errNoRounds
-	}
-	return a.Round(ctx, with)
+	return p.mesh.Round(ctx, with)
 }
 
 // PauseRounds stops audit rounds from being begun here, or lets them go on.
-func (p *Pillar) PauseRounds(on bool) error {
-	a, ok := any(p.mesh).(auditor)
-	if !ok {
-		return errNoRounds
-	}
-	a.PauseRounds(on)
-	return nil
-}
-
-var errNoRounds = overlay.Refuse(admin.CodeConflict, "this pillar makes no audit rounds")
+func (p *Pillar) PauseRounds(on bool) { p.mesh.PauseRounds(on) }
 
 // Convergence asks the pillars it is connected to for everybody's newest
 // summaries, verifies each against the roster, and compares them.
