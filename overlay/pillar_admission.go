@@ -70,7 +70,7 @@ func (p *Pillar) refusal() *Error {
 		return errDraining
 	case p.disk.low.Load():
 		return errDiskFull
-	case !p.clock.trusted():
+	case !p.clock.trusted(p.now()):
 		return errClockWrong
 	}
 	return nil
@@ -145,10 +145,11 @@ func (sub *submission) certificate() *identity.Certificate {
 	return cert
 }
 
-// checkTime refuses what is expired or from the future.
+// checkTime refuses what is expired or from the future by the clock here. Its
+// author, who has a clock too, tries elsewhere until it is over by that one.
 func (p *Pillar) checkTime(rec *Record, now uint64) *Error {
 	if rec.Expires <= now {
-		return Refuse(CodeInvalid, "expired at %s", millisText(rec.Expires))
+		return Refuse(CodeClockWrong, "expired at %s", millisText(rec.Expires))
 	}
 	if ahead := uint64(maxClockOff / time.Millisecond); rec.Created > now+ahead {
 		err := Refuse(CodeClockWrong, "created %d ms in the future", rec.Created-now)

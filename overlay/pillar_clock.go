@@ -13,6 +13,9 @@ import (
 // an hour ahead of the last time saved on disk plus the time since. A pillar
 // that was off longer is trusted again after a day of running: until then its
 // operator or a peer can notice.
+//
+// A clock that steps while the pillar runs is in doubt from that moment until it
+// is judged again: what others' clocks said is measured against it anew.
 
 const (
 	clockLastKey   = "clock/last"
@@ -25,14 +28,28 @@ type pillarClock struct {
 	started time.Time // monotonic
 
 	mu        sync.Mutex
+	judged    clockReading  // guarded by mu; when it was judged last
+	steady    time.Time     // guarded by mu; monotonic; the clock has not stepped since
 	last      uint64        // guarded by mu; the time saved on disk when the pillar started, Unix ms
 	off       time.Duration // guarded by mu; median of all clocks minus ours
 	wrong     bool          // guarded by mu; a majority says so
 	confirmed bool          // guarded by mu; right enough for deleting
 }
 
+// clockReading is one moment by the clock and by time that passes evenly.
+type clockReading struct {
+	clock     uint64    // Unix ms
+	monotonic time.Time // a duration since it is right whatever the clock does
+}
+
+// steppedBy is how much more the clock has moved since r than time has passed.
+func (r clockReading) steppedBy(now uint64) time.Duration {
+	return time.Duration(int64(now-r.clock))*time.Millisecond - time.Since(r.monotonic)
+}
+
 func (c *pillarClock) load(view View, now uint64) error {
 	c.started = time.Now()
+	c.steady, c.judged = c.started, clockReading{now, c.started}
 	c.last = now
 	err := view.Values(clockLastKey, func(_ string, data []byte) bool {
 		if len(data) == 8 {
@@ -48,7 +65,7 @@ func (c *pillarClock) load(view View, now uint64) error {
 func (p *Pillar) checkClock() {
 	var skews []time.Duration
 	for _, s := range p.mesh.Pillars() {
-		if s.Connected {
+		if s.ClockKnown {
 			skews = append(skews, s.ClockSkew)
 		}
 	}
@@ -72,6 +89,10 @@ func (p *Pillar) checkClock() {
 func (c *pillarClock) judge(now uint64, skews []time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.stepped(now) {
+		c.steady = time.Now()
+	}
+	c.judged = clockReading{now, time.Now()}
 	clocks := append([]time.Duration{0}, skews...)
 	slices.Sort(clocks)
 	c.off = clocks[len(clocks)/2]
@@ -84,7 +105,7 @@ func (c *pillarClock) judge(now uint64, skews []time.Duration) {
 		return
 	}
 	c.wrong = false
-	c.confirmed = time.Since(c.started) >= clockSettled || now <= c.expected()+clockAheadMax
+	c.confirmed = time.Since(c.steady) >= clockSettled || now <= c.expected()+clockAheadMax
 }
 
 // expected is what time it is by the last one saved. c.mu is held.
@@ -92,18 +113,22 @@ func (c *pillarClock) expected() uint64 {
 	return c.last + uint64(time.Since(c.started)/time.Millisecond)
 }
 
-// trusted reports whether submissions are taken.
-func (c *pillarClock) trusted() bool {
+// stepped reports whether the clock moved otherwise than time since it was
+// judged. c.mu is held.
+func (c *pillarClock) stepped(now uint64) bool { return c.judged.steppedBy(now).Abs() > maxClockOff }
+
+// trusted reports whether submissions are taken at now.
+func (c *pillarClock) trusted(now uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.wrong
+	return !c.wrong && !c.stepped(now)
 }
 
-// mayDelete reports whether the clock is right enough for deleting.
-func (c *pillarClock) mayDelete() bool {
+// mayDelete reports whether now is right enough for deleting.
+func (c *pillarClock) mayDelete(now uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.confirmed
+	return c.confirmed && !c.stepped(now)
 }
 
 // skew is the median of all clocks minus ours.
@@ -117,7 +142,7 @@ func (c *pillarClock) skew() time.Duration {
 func (c *pillarClock) values(now uint64) []Value {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.confirmed {
+	if !c.confirmed || c.stepped(now) {
 		now = c.expected()
 	}
 	return []Value{{Key: clockLastKey, Data: binary.BigEndian.AppendUint64(nil, now)}}

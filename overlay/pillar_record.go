@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/obelisk-network/obelisk/identity"
 )
@@ -47,7 +48,9 @@ func (p *Pillar) renewRecord(force bool) error {
 	now := p.now()
 	own := &p.own
 	old := p.Record()
-	if life := own.admission.NotAfter - own.asked; force || now >= own.asked+life/2 {
+	life := own.admission.NotAfter - own.asked
+	ahead := own.asked > now+uint64(maxClockOff/time.Millisecond) // by a clock that went back since
+	if force || ahead || now >= own.asked+life/2 {
 		admission, err := p.cfg.Admit(now)
 		if err == nil && admission.Pillar != p.id {
 			err = fmt.Errorf("it is for pillar %s", admission.Pillar)

@@ -206,7 +206,8 @@ func (p *Pillar) takeSome(ctx context.Context, via Via, raws [][]byte, taken []b
 	case p.disk.full.Load():
 		return errDiskFull
 	}
-	now, confirmed := p.now(), p.clock.mayDelete()
+	now := p.now()
+	confirmed := p.clock.mayDelete(now)
 	p.mu.Lock()
 	dropped := p.dropped
 	p.mu.Unlock()
