@@ -76,7 +76,7 @@ func (p *Pillar) refusal() *Error {
 		return errDraining
 	case p.disk.low.Load():
 		return errDiskFull
-	case !p.clock.trusted():
+	case !p.clock.trusted(p.now()):
 		return errClockWrong
 	}
 	return nil
@@ -166,7 +166,7 @@ func (p *Pillar) inForce(cert *identity.Certificate) bool {
 // refuseTime refuses for good what a clock that is confirmed says is over. One
 // that is not cannot tell.
 func (p *Pillar) refuseTime(format string, args ...any) *Error {
-	if p.clock.mayDelete() {
+	if p.clock.mayDelete(p.now()) {
 		return Refuse(CodeInvalid, format, args...)
 	}
 	err := Refuse(CodeClockWrong, format, args...)

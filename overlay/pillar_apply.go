@@ -130,7 +130,7 @@ func (p *Pillar) ownLogID() LogID {
 func (p *Pillar) judgeRun(run *LogRun) (*followedRun, error) {
 	held, _ := p.held(run.State.Log)
 	now := p.now()
-	confirmed := p.clock.mayDelete() // else what looks expired may live, and others count on it being here
+	confirmed := p.clock.mayDelete(now) // else what looks expired may live, and others count on it being here
 	p.mu.Lock()
 	dropped := p.dropped
 	p.mu.Unlock()

@@ -25,6 +25,9 @@ import (
 // be: a wrong clock does not become the measure of the next run. What looks
 // expired to a clock that is not confirmed is not hidden either if it is not
 // expired by the time it should be.
+//
+// A clock that steps while the pillar runs is in doubt from that moment until it
+// is judged again: what others' clocks said is measured against it anew.
 
 const (
 	clockLastKey   = "clock/last"
@@ -38,7 +41,8 @@ type pillarClock struct {
 
 	mu        sync.Mutex
 	anchor    time.Time     // guarded by mu; monotonic, when it was last
-	started   time.Time     // guarded by mu; monotonic
+	judged    clockReading  // guarded by mu; when it was judged last
+	steady    time.Time     // guarded by mu; monotonic; the clock has not stepped since
 	last      uint64        // guarded by mu; a time that was right at anchor, Unix ms: saved by a run before, or confirmed
 	off       time.Duration // guarded by mu; median of all clocks minus ours
 	wrong     bool          // guarded by mu; a majority says so
@@ -47,9 +51,20 @@ type pillarClock struct {
 	said      bool          // guarded by mu; and that it was logged
 }
 
+// clockReading is one moment by the clock and by time that passes evenly.
+type clockReading struct {
+	clock     uint64    // Unix ms
+	monotonic time.Time // a duration since it is right whatever the clock does
+}
+
+// steppedBy is how much more the clock has moved since r than time has passed.
+func (r clockReading) steppedBy(now uint64) time.Duration {
+	return time.Duration(int64(now-r.clock))*time.Millisecond - time.Since(r.monotonic)
+}
+
 func (c *pillarClock) load(view View, now uint64) error {
-	c.started = time.Now()
-	c.anchor, c.last = c.started, now
+	c.anchor, c.last = time.Now(), now
+	c.steady, c.judged = c.anchor, clockReading{now, c.anchor}
 	err := view.Values(clockLastKey, func(_ string, data []byte) bool {
 		if len(data) == 8 {
 			c.last = binary.BigEndian.Uint64(data)
@@ -64,7 +79,7 @@ func (c *pillarClock) load(view View, now uint64) error {
 func (p *Pillar) checkClock() {
 	var skews []time.Duration
 	for _, s := range p.mesh.Pillars() {
-		if s.Connected {
+		if s.ClockKnown {
 			skews = append(skews, s.ClockSkew)
 		}
 	}
@@ -86,6 +101,10 @@ func (p *Pillar) checkClock() {
 func (c *pillarClock) judge(now uint64, skews []time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.stepped(now) {
+		c.steady = time.Now()
+	}
+	c.judged = clockReading{now, time.Now()}
 	clocks := append([]time.Duration{0}, skews...)
 	slices.Sort(clocks)
 	c.off = clocks[len(clocks)/2]
@@ -106,7 +125,7 @@ func (c *pillarClock) judge(now uint64, skews []time.Duration) {
 	c.wrong = false
 	gap := time.Duration(int64(now)-int64(c.expected())) * time.Millisecond
 	agrees := len(skews) == 0 || skews[0].Abs() <= maxClockOff
-	settled := time.Since(c.started) >= clockSettled && c.seen.Load() && agrees
+	settled := time.Since(c.steady) >= clockSettled && c.seen.Load() && agrees
 	switch c.confirmed = gap.Abs() <= clockOffMax || settled; {
 	case !c.confirmed:
 		c.text = fmt.Sprintf("this pillar's clock says %s and is %s what it should be by the time saved last: nothing is deleted until it is set right, or other pillars agree with it, or it has run for a day and taken messages",
@@ -139,18 +158,22 @@ func (c *pillarClock) witness() {
 	}
 }
 
-// trusted reports whether submissions are taken.
-func (c *pillarClock) trusted() bool {
+// stepped reports whether the clock moved otherwise than time since it was
+// judged. c.mu is held.
+func (c *pillarClock) stepped(now uint64) bool { return c.judged.steppedBy(now).Abs() > maxClockOff }
+
+// trusted reports whether submissions are taken at now.
+func (c *pillarClock) trusted(now uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.wrong
+	return !c.wrong && !c.stepped(now)
 }
 
-// mayDelete reports whether the clock is right enough for deleting.
-func (c *pillarClock) mayDelete() bool {
+// mayDelete reports whether now is right enough for deleting.
+func (c *pillarClock) mayDelete(now uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.confirmed
+	return c.confirmed && !c.stepped(now)
 }
 
 // skew is the median of all clocks minus ours.
@@ -173,9 +196,9 @@ func (c *pillarClock) likely(now uint64) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.confirmed:
+	case c.confirmed && !c.stepped(now):
 		return now
-	case c.wrong:
+	case c.wrong && !c.stepped(now):
 		return uint64(max(0, int64(now)+c.off.Milliseconds()))
 	default:
 		return c.expected()
@@ -192,7 +215,7 @@ func (p *Pillar) past() uint64 {
 func (c *pillarClock) values(now uint64) []Value {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.confirmed {
+	if !c.confirmed || c.stepped(now) {
 		now = c.expected()
 	}
 	return []Value{{Key: clockLastKey, Data: binary.BigEndian.AppendUint64(nil, now)}}

@@ -15,10 +15,10 @@ const deadLogKept = 60 * 60 * 1000
 
 // expire deletes what may be deleted.
 func (p *Pillar) expire(ctx context.Context) {
-	if p.failure() != nil || !p.clock.mayDelete() {
+	now := p.now()
+	if p.failure() != nil || !p.clock.mayDelete(now) {
 		return
 	}
-	now := p.now()
 	if err := p.dropDays(now); err != nil {
 		p.log.Error("expired records not deleted", "err", err)
 		return
@@ -47,10 +47,10 @@ func (p *Pillar) deadLocked(s *LogState, now uint64) bool {
 
 // lapse has lacks forgotten whose records are expired.
 func (p *Pillar) lapse(ctx context.Context) {
-	if p.failure() != nil || !p.clock.mayDelete() {
+	now, due := p.now(), false
+	if p.failure() != nil || !p.clock.mayDelete(now) {
 		return
 	}
-	now, due := p.now(), false
 	p.mu.Lock()
 	for _, s := range p.logs {
 		due = due || slices.ContainsFunc(s.Lacks, func(l Lack) bool { return l.Expires <= now })

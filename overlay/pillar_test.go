@@ -337,7 +337,7 @@ func TestPillarSubmitRefusals(t *testing.T) {
 				dr.Expires += day
 			})
 		}(), overlay.CodeInvalid, "out of date"},
-		{"expired", resign(func(d *overlay.Draft) { d.Created, d.Expires = d.Created-2000, d.Created-1000 }), overlay.CodeInvalid, "expired"},
+		{"expired", resign(func(d *overlay.Draft) { d.Created, d.Expires = d.Created-2000, d.Created-1000 }), overlay.CodeClockWrong, "expired"},
 		{"from the future", resign(func(d *overlay.Draft) { d.Created += 60_000; d.Expires += 60_000 }), overlay.CodeClockWrong, "future"},
 		{"too large", c.sign(overlay.KindMessage, to, make([]byte, 80<<10), nil), overlay.CodeTooLarge, "bodies of at most"},
 		{"a revocation", other.revocation("", 0, 0).Raw, overlay.CodeInvalid, ""},

@@ -263,7 +263,8 @@ type logScan struct {
 func (x *logScan) some() (*logFix, int, error) {
 	p := x.s.p
 	fix := &logFix{log: x.state.Log, drops: x.drops}
-	now, confirmed := p.now(), p.clock.mayDelete()
+	now := p.now()
+	confirmed := p.clock.mayDelete(now)
 	p.mu.Lock()
 	dropped := p.dropped
 	p.mu.Unlock()
