@@ -18,6 +18,7 @@ type host struct {
 	s *session
 	hosted
 	noted *overlay.Round // what was noted of the round
+	last  uint64         // the newest round's number, also when it was dropped
 }
 
 // hosted is the other side's round.
@@ -52,8 +53,9 @@ func (h *host) answer(ctx context.Context, q heard) overlay.Message {
 	if root, ok := q.msg.(*overlay.Root); ok {
 		reply = h.answerRoot(root)
 	} else if n, _ := roundOf(q.msg); h.noted == nil || n != h.n {
-		// Also an honest pillar whose round was forgotten, so it counts little.
-		h.m.scores.offend(h.s.peer, faultRound)
+		if n != h.last { // else it was forgotten, because it went on too slowly
+			h.m.scores.offend(h.s.peer, faultRound)
+		}
 		return nil
 	} else {
 		switch msg := q.msg.(type) {
@@ -107,6 +109,7 @@ func (a *audit) allow(h *host) bool {
 
 func (h *host) answerRoot(msg *overlay.Root) overlay.Message {
 	h.drop()
+	h.last = msg.N
 	if !h.m.audit.allow(h) {
 		h.m.scores.offend(h.s.peer, faultRounds)
 		return nil
@@ -230,7 +233,9 @@ func (h *host) answerCells(msg *overlay.Cells) overlay.Message {
 func (h *host) answerIDs(ctx context.Context, msg *overlay.IDs) overlay.Message {
 	r := &h.round
 	reply := &overlay.IDs{N: h.n, Answer: true, Next: uint64(len(msg.Shorts))}
-	given, err := h.m.take(ctx, h.s, msg.Records)
+	patience, cancel := context.WithTimeout(ctx, askTimeout) // the other side waits no longer
+	given, err := h.m.take(patience, h.s, msg.Records)
+	cancel()
 	if err != nil { // full, say: that does not keep the other side from what it asks for
 		h.m.log.Debug("records of an audit are not taken", "pillar", h.s.id, "err", err)
 		h.lost += len(msg.Records)

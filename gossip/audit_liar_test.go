@@ -1,6 +1,7 @@
 package gossip_test
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -69,6 +70,7 @@ func (l *auditor) read(greeted chan struct{}) {
 				greeted = nil
 			}
 			continue
+		case *overlay.Got:
 		case *overlay.Root:
 			question = !m.Answer
 		case *overlay.Cells:
@@ -392,6 +394,55 @@ func TestSilentAuditor(t *testing.T) {
 		}
 		if len(a.mesh.Pillars()) != 2 || a.count("sessions") != 2 {
 			w.t.Error("a session ended")
+		}
+	})
+}
+
+// stuck is a pillar too busy to store anything until it is let go on.
+type stuck struct {
+	*replicatest.Memory
+	free chan struct{}
+}
+
+func (s stuck) Take(ctx context.Context, via overlay.Via, raws [][]byte) ([]bool, error) {
+	select {
+	case <-s.free:
+		return s.Memory.Take(ctx, via, raws)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestRoundStarvesNothing: while records of a round wait to be stored, lookups
+// on the same session are answered; and the round that waited too long is
+// answered too, without them.
+func TestRoundStarvesNothing(t *testing.T) {
+	inBubble(t, func(w *world) {
+		common := w.old(3)
+		a := w.quiet().keep(common)
+		a.replica = stuck{a.disk, make(chan struct{})}
+		a.start()
+		l := w.auditor(a, func(*auditor, overlay.Message) any { return nil })
+		name := l.short.Name()
+		now := uint64(time.Now().UnixMilli()) / overlay.AuditGrid
+		l.ask(&overlay.Root{N: 1, Settled: now - 1, Front: now + 1, Key: [8]byte(name[:])})
+		if a := l.ask(&overlay.IDs{N: 1, Records: [][]byte{w.old(1)[0].Raw}}); a != nil {
+			w.t.Fatalf("%+v although nothing can be stored", a)
+		}
+		if got, ok := l.ask(&overlay.Get{N: 1, IDs: []overlay.RecordID{common[0].ID}}).(*overlay.Got); !ok || len(got.Records) != 1 {
+			w.t.Fatalf("%+v", got)
+		}
+		time.Sleep(20 * time.Second)
+		select {
+		case m := <-l.heard:
+			if _, ok := m.(*overlay.IDs); !ok {
+				w.t.Errorf("%+v", m)
+			}
+		default:
+			w.t.Error("the round was never answered")
+		}
+		if a.disk.Count() != 3 || a.count("offences_total") != 0 {
+			w.t.Errorf("%d records, %v offences", a.disk.Count(), a.count("offences_total"))
 		}
 	})
 }

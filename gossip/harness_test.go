@@ -44,6 +44,8 @@ type pillar struct {
 	disk *replicatest.Memory
 	// records is what is asked for single records; nil: disk.
 	records gossip.Records
+	// replica is what is replicated for; nil: disk.
+	replica gossip.Replica
 	roster  *overlay.Roster
 	host    *memnet.Host
 	mesh    *gossip.Mesh
@@ -74,7 +76,7 @@ func (p *pillar) start(bootstrap ...*pillar) *pillar {
 	p.reg = prometheus.NewRegistry()
 	cfg := gossip.Config{
 		Network: p.w.key.ID(), Key: p.key, Links: countedLinks{p.host, &p.opened}, Packets: p.host, Peers: p.host, Roster: p.roster,
-		Replica: p.disk, Records: cmp.Or[gossip.Records](p.records, p.disk), Notes: p.disk, Registerer: p.reg, Now: p.now,
+		Replica: cmp.Or[gossip.Replica](p.replica, p.disk), Records: cmp.Or[gossip.Records](p.records, p.disk), Notes: p.disk, Registerer: p.reg, Now: p.now,
 		Own: p.record.Load, AuditEvery: p.every,
 	}
 	cfg.OmitShort(p.omit)
