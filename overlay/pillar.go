@@ -129,11 +129,11 @@ func (c *PillarConfig) Validate() error {
 //
 // and beside it pillar_replica.go (what replication asks), pillar_find.go
 // (lookups and the mailbox check), pillar_record.go (its own roster record:
-// renewed, revoked, left),
-// pillar_apply.go (runs of others' logs), pillar_clock.go and pillar_expiry.go
-// (time), scrub.go (what the disk lost), pillar_logbytes.go (what the logs of
-// others keep here), pillar_compare.go (whether all hold the same),
-// pillar_nodes.go (the directory for operators), pillar_metrics.go.
+// renewed, revoked, left), pillar_apply.go (runs of others' logs),
+// pillar_clock.go and pillar_expiry.go (time), scrub.go (what the disk lost),
+// pillar_logbytes.go (what the logs of others keep here), pillar_compare.go
+// (whether all hold the same), pillar_nodes.go (the directory for operators),
+// pillar_metrics.go.
 type Pillar struct {
 	cfg      PillarConfig
 	id       identity.PillarID
