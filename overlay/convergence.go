@@ -170,8 +170,12 @@ func (c *Convergence) Add(now uint64, list []Summary) {
 	}
 }
 
-// add takes one summary. c.mu is held.
+// add takes one summary. One that speaks of a time after it was made is none, or
+// its pillar could keep itself from being compared with it. c.mu is held.
 func (c *Convergence) add(s *Summary) {
+	if s.Settled > s.At {
+		return
+	}
 	own := c.kept[s.Pillar]
 	at := slices.IndexFunc(own, func(o Summary) bool { return o.Settled <= s.Settled })
 	switch {

@@ -93,6 +93,13 @@ func TestConvergenceSince(t *testing.T) {
 	if st := c.Statements(now+9*step, 3, anyone)[2]; st.Agreement != overlay.AgreeEqual || st.Since != 0 {
 		t.Errorf("after it healed: %s since %d", st.Agreement, st.Since)
 	}
+	// A summary of the far future does not take the place of those of today.
+	ahead := said(fmt.Sprintf("a%d=6", now+1000*step))
+	ahead[0].At = now + 9*step
+	c.Add(now+9*step, ahead)
+	if st := c.Statements(now+9*step, 3, anyone)[0]; st.Agreement != overlay.AgreeEqual {
+		t.Errorf("with a summary of the future it is %s", st.Agreement)
+	}
 	// What is old proves nothing.
 	for _, st := range c.Statements(now+30*step, 3, anyone) {
 		if st.Agreement != overlay.AgreeUnknown {

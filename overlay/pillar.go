@@ -119,17 +119,21 @@ func (c *PillarConfig) Validate() error {
 // The files, in the order of a submission's way:
 //
 //	pillar_session.go    a node's stream: Hello, Register, reading, writing
+//	pillar_share.go      an account's part of the queues
 //	pillar_submit.go     chunks of submissions, verified by all cores
 //	pillar_admission.go  what is refused although it is valid
+//	pillar_quota.go      what a submission costs, and who pays
 //	pillar_commit.go     the group commit and what follows from it
 //	pillar_mailbox.go    mailboxes: pages, pushes, cursors
 //	pillar_copies.go     watermarks: on how many pillars
 //
 // and beside it pillar_replica.go (what replication asks), pillar_find.go
-// (lookups and the mailbox check), pillar_record.go (its own roster record),
-// pillar_apply.go (runs of others' logs), pillar_clock.go and pillar_expiry.go
-// (time), scrub.go (what the disk lost), pillar_nodes.go (the directory
-// for operators), pillar_metrics.go.
+// (lookups and the mailbox check), pillar_record.go (its own roster record:
+// renewed, revoked, left), pillar_apply.go (runs of others' logs),
+// pillar_clock.go and pillar_expiry.go (time), scrub.go (what the disk lost),
+// pillar_logbytes.go (what the logs of others keep here), pillar_compare.go
+// (whether all hold the same), pillar_nodes.go (the directory for operators),
+// pillar_metrics.go.
 type Pillar struct {
 	cfg      PillarConfig
 	id       identity.PillarID

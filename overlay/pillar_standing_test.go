@@ -293,32 +293,3 @@ func TestPillarTellsSummaries(t *testing.T) {
 		t.Errorf("told some: %v", why)
 	}
 }
-
-// TestClockInWords: what is wrong with the clock is said, and what that means.
-func TestClockInWords(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rig := bareRig(newTestNetwork(t))
-		mesh := newFakeMesh()
-		rig.start(mesh, identity.NewPillarKey())
-		defer rig.stop()
-		text := func(skews ...time.Duration) string {
-			mesh.mu.Lock()
-			mesh.others = nil
-			for _, s := range skews {
-				mesh.others = append(mesh.others, overlay.PillarStatus{Connected: true, ClockSkew: s})
-			}
-			mesh.mu.Unlock()
-			time.Sleep(30 * time.Second) // virtual
-			return rig.pillar.Status().ClockText
-		}
-		if got := text(0, time.Second); got != "" {
-			t.Errorf("a right clock: %q", got)
-		}
-		if got := text(time.Hour, time.Hour); !strings.Contains(got, "1h0m0s off") || !strings.Contains(got, "nothing deleted") {
-			t.Errorf("a wrong clock: %q", got)
-		}
-		if got := text(); got != "" {
-			t.Errorf("alone: %q", got)
-		}
-	})
-}

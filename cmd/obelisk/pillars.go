@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/obelisk-network/obelisk/overlay"
 )
 
 func newPillars(a *app) *cobra.Command {
@@ -46,7 +48,14 @@ func newPillars(a *app) *cobra.Command {
 			}
 			w := newTable(a.out, "PILLAR", "NAME", "STATE", "CONNECTED", "RTT", "MISSING HERE", "THERE", "LAST SEEN")
 			for _, p := range list {
-				w.row(p.ID.String(), orDash(p.Name), string(p.State), yes(p.Connected), millis(p.RTTMS),
+				state := string(p.State)
+				switch {
+				case p.Standing == overlay.StandingRevoked:
+					state += " (revoked)"
+				case p.LogsPaused:
+					state += " (logs paused: their share of the disk is used up)"
+				}
+				w.row(p.ID.String(), orDash(p.Name), state, yes(p.Connected), millis(p.RTTMS),
 					fmt.Sprint(p.MissingHere), fmt.Sprint(p.MissingThere), whenPtr(p.LastSeen))
 			}
 			return w.flush()
