@@ -258,21 +258,28 @@ func (h *Host) Close(p peer.ID) error {
 // nothing is flushed. It waits for stream and packet handlers to return, so
 // none may call it.
 func (h *Host) Shutdown() error {
-	h.net.mu.Lock()
-	if !h.closed {
-		h.closed = true
-		close(h.done)
-		for _, c := range h.conns {
-			c.dropLocked()
-		}
-		delete(h.net.hosts, h.id)
-		if h.addr != nil {
-			delete(h.net.addrs, string(h.addr.Bytes()))
-		}
-	}
-	h.net.mu.Unlock()
+	h.Kill()
 	h.work.Wait()
 	return nil
+}
+
+// Kill is Shutdown that does not wait: from its return on nothing leaves the
+// host and nothing reaches it. Handlers may call it.
+func (h *Host) Kill() {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	if h.closed {
+		return
+	}
+	h.closed = true
+	close(h.done)
+	for _, c := range h.conns {
+		c.dropLocked()
+	}
+	delete(h.net.hosts, h.id)
+	if h.addr != nil {
+		delete(h.net.addrs, string(h.addr.Bytes()))
+	}
 }
 
 // Send implements overlay.Packets.
