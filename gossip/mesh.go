@@ -37,6 +37,7 @@ type Mesh struct {
 	met  *metrics
 	self identity.PillarID
 
+	clocks    *clocks
 	logs      *logs
 	acks      *acks
 	sessions  *sessions
@@ -82,6 +83,7 @@ func New(cfg Config) (*Mesh, error) {
 	if m.cfg.Peers.Self() != peer.ID(m.self) {
 		return nil, fmt.Errorf("gossip: the links are %s's, the key is %s's", m.cfg.Peers.Self(), m.self)
 	}
+	m.clocks = newClocks(cfg.Now)
 	m.logs = newLogs(m.self, m.signHead)
 	m.acks = newAcks(cfg.Replica.Acked)
 	m.sessions = newSessions(m)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -380,4 +381,35 @@ func TestDeadLogLivesAgain(t *testing.T) {
 		a.submit(1)
 		until(w.t, 2*time.Minute, "converged again", func() bool { return converged(a, b) })
 	})
+}
+
+// A pillar whose clock steps, to another decade even, still learns what time it
+// is elsewhere, and others learn of the step.
+func TestClockSteps(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar()
+		var skew atomic.Int64
+		b.now = func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
+		b.start(a)
+		until(t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
+		seen := func(p *pillar) (time.Duration, bool) {
+			st := p.mesh.Pillars()[0]
+			return st.ClockSkew.Round(time.Second), st.ClockKnown
+		}
+		for _, step := range []time.Duration{time.Minute, 40 * 365 * 24 * time.Hour, -30 * 365 * 24 * time.Hour, 0} {
+			skew.Store(int64(step))
+			if got, ok := seen(b); !ok || got != -step {
+				t.Errorf("%s: at once it knows of %s, %v", step, got, ok)
+			}
+			until(t, 2*time.Minute, "the other knows of "+step.String(), func() bool {
+				got, ok := seen(a)
+				return ok && got == step
+			})
+			if got, ok := seen(b); !ok || got != -step {
+				t.Errorf("%s: later it knows of %s, %v", step, got, ok)
+			}
+		}
+		until(t, 2*time.Minute, "meshed again", func() bool { return meshed(a, b) })
+	}, memnet.WithLatency(5*time.Millisecond))
 }

@@ -44,12 +44,12 @@ type session struct {
 	audit *auditLink
 
 	mu      sync.Mutex
-	skew    time.Duration                      // guarded by mu; their clock minus ours
 	seen    time.Time                          // guarded by mu; last message
 	vector  map[overlay.LogID]overlay.Position // guarded by mu; what they hold
 	waiting map[uint64]chan overlay.Message    // guarded by mu; answers by number
 	number  uint64                             // guarded by mu
 	told    struct{ record, key overlay.Hash } // guarded by mu; in our last Hello
+	clock   clockReading                       // guarded by mu; ours in it
 	resend  bool                               // guarded by mu; a roster message was lost
 }
 
@@ -213,9 +213,11 @@ func (s *session) sendHello(withKey bool) error {
 	if own == nil {
 		return overlay.Refuse(overlay.CodeNotAdmitted, "this pillar has no admission yet")
 	}
+	now := s.m.now()
 	h := &overlay.Hello{Role: overlay.RolePillar, Formats: overlay.Format, Network: s.m.cfg.Network,
-		Time: s.m.now(), Credential: own.Raw}
+		Time: now, Credential: own.Raw}
 	s.mu.Lock()
+	s.clock = clockReading{ours: now, at: time.Now()}
 	s.told.record = overlay.Hash(own.ID)
 	if withKey {
 		key := s.m.holdings.key()
@@ -231,6 +233,9 @@ func (s *session) accept(h *overlay.Hello) error {
 	m := s.m
 	now := m.now()
 	rec, info, err := overlay.CheckPillarHello(h, s.id, m.cfg.Network, now)
+	if _, known := m.cfg.Roster.Lookup(s.id); known || err == nil {
+		m.clocks.heard(s.id, h.Time)
+	}
 	if err != nil {
 		return err
 	}
@@ -244,7 +249,6 @@ func (s *session) accept(h *overlay.Hello) error {
 		return m.cfg.Roster.NotAdmitted(s.id, now)
 	}
 	s.mu.Lock()
-	s.skew = time.Duration(int64(h.Time)-int64(now)) * time.Millisecond
 	s.seen = time.Now()
 	s.mu.Unlock()
 	if len(h.ShortKey) > 0 {
@@ -292,8 +296,9 @@ func (s *session) write(ctx context.Context) error {
 	return err
 }
 
-// renew says Hello again if our record or the short key changed, repeats a lost
-// roster message, and ends the session of who is not admitted any more.
+// renew says Hello again if our record or the short key changed or our clock
+// stepped, repeats a lost roster message, and ends the session of who is not
+// admitted any more.
 func (s *session) renew() error {
 	if now := s.m.now(); !s.m.cfg.Roster.Admitted(s.id, now) {
 		refusal := s.m.cfg.Roster.NotAdmitted(s.id, now)
@@ -301,7 +306,7 @@ func (s *session) renew() error {
 		return refusal
 	}
 	s.mu.Lock()
-	told, resend := s.told, s.resend
+	told, clock, resend := s.told, s.clock, s.resend
 	s.resend = false
 	s.mu.Unlock()
 	if resend {
@@ -310,7 +315,8 @@ func (s *session) renew() error {
 		}
 	}
 	own := s.m.cfg.Own()
-	if own == nil || overlay.Hash(own.ID) == told.record && s.m.holdings.key().Name() == told.key {
+	if own == nil || overlay.Hash(own.ID) == told.record && s.m.holdings.key().Name() == told.key &&
+		clock.stepped(s.m.now()).Abs() < clockStep {
 		return nil
 	}
 	return s.sendHello(true)

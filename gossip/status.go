@@ -24,6 +24,7 @@ func (m *Mesh) Pillars() []overlay.PillarStatus {
 		if info, ok := m.cfg.Peers.Info(peer.ID(e.Pillar)); ok {
 			st.Connected, st.Path, st.RTT = true, info.Path, info.RTT
 		}
+		st.ClockSkew, st.ClockKnown = m.clocks.skew(e.Pillar)
 		s := m.sessions.get(peer.ID(e.Pillar))
 		switch {
 		case e.Info.Left:
@@ -38,9 +39,6 @@ func (m *Mesh) Pillars() []overlay.PillarStatus {
 		}
 		if s != nil {
 			st.MissingHere, st.MissingThere = missing(mine, s.positions())
-			s.mu.Lock()
-			st.ClockSkew = s.skew
-			s.mu.Unlock()
 			st.LastSeen = m.cfg.Now()
 		}
 		out = append(out, st)

@@ -87,7 +87,8 @@ type PillarStatus struct {
 	MissingHere  uint64 // log entries it has and this pillar lacks, by vectors
 	MissingThere uint64 // and the other way round
 	LastSeen     time.Time
-	ClockSkew    time.Duration // its clock minus ours, as of its last Hello
+	ClockKnown   bool          // it said what time it is, at most an hour ago
+	ClockSkew    time.Duration // its clock minus ours as it is now; 0 if not known
 }
 
 // NoMesh is the Mesh of a pillar that is alone.

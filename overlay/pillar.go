@@ -261,7 +261,7 @@ func (p *Pillar) load() error {
 		return err
 	}
 	p.local = view.LastLocal()
-	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now()), p.mailboxes.load(view), p.logBytes.load(view))
+	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now), p.mailboxes.load(view), p.logBytes.load(view))
 }
 
 // loadLacks adds the lacks to the states that were loaded. Those of no entry

@@ -25,6 +25,9 @@ import (
 // be: a wrong clock does not become the measure of the next run. What looks
 // expired to a clock that is not confirmed is not hidden either if it is not
 // expired by the time it should be.
+//
+// A clock that steps while the pillar runs is in doubt from that moment, until it
+// is judged again by what the others' clocks say against it as it is then.
 
 const (
 	clockLastKey   = "clock/last"
@@ -34,11 +37,13 @@ const (
 )
 
 type pillarClock struct {
-	seen atomic.Bool // in this run something was admitted that fits the clock
+	now  func() uint64 // Unix ms
+	seen atomic.Bool   // since the clock began or stepped last, something was admitted that fits it
 
 	mu        sync.Mutex
+	judged    clockReading  // guarded by mu; when it was judged last
 	anchor    time.Time     // guarded by mu; monotonic, when it was last
-	started   time.Time     // guarded by mu; monotonic
+	started   time.Time     // guarded by mu; monotonic, when the run began or the clock stepped last
 	last      uint64        // guarded by mu; a time that was right at anchor, Unix ms: saved by a run before, or confirmed
 	off       time.Duration // guarded by mu; median of all clocks minus ours
 	wrong     bool          // guarded by mu; a majority says so
@@ -47,24 +52,39 @@ type pillarClock struct {
 	said      bool          // guarded by mu; and that it was logged
 }
 
-func (c *pillarClock) load(view View, now uint64) error {
+// clockReading is one moment by the clock and by time that passes evenly.
+type clockReading struct {
+	clock     uint64    // Unix ms
+	monotonic time.Time // a duration since it is right whatever the clock does
+}
+
+func (c *pillarClock) load(view View, now func() uint64) error {
+	c.now = now
 	c.started = time.Now()
-	c.anchor, c.last = c.started, now
+	c.judged = clockReading{now(), c.started}
+	c.anchor, c.last = c.started, c.judged.clock
 	err := view.Values(clockLastKey, func(_ string, data []byte) bool {
 		if len(data) == 8 {
 			c.last = binary.BigEndian.Uint64(data)
 		}
 		return false
 	})
-	c.judge(now, nil)
+	c.judge(now(), nil)
 	return err
+}
+
+// stepped reports whether the clock, which says now, has moved otherwise than
+// time since it was judged. c.mu is held.
+func (c *pillarClock) stepped(now uint64) bool {
+	moved := time.Duration(int64(now-c.judged.clock)) * time.Millisecond
+	return (moved - time.Since(c.judged.monotonic)).Abs() > maxClockOff
 }
 
 // checkClock judges the clock by what the mesh says of the others'.
 func (p *Pillar) checkClock() {
 	var skews []time.Duration
 	for _, s := range p.mesh.Pillars() {
-		if s.Connected {
+		if s.ClockKnown {
 			skews = append(skews, s.ClockSkew)
 		}
 	}
@@ -86,6 +106,11 @@ func (p *Pillar) checkClock() {
 func (c *pillarClock) judge(now uint64, skews []time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.stepped(now) {
+		c.started = time.Now()
+		c.seen.Store(false)
+	}
+	c.judged = clockReading{now, time.Now()}
 	clocks := append([]time.Duration{0}, skews...)
 	slices.Sort(clocks)
 	c.off = clocks[len(clocks)/2]
@@ -143,14 +168,14 @@ func (c *pillarClock) witness() {
 func (c *pillarClock) trusted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.wrong
+	return !c.wrong && !c.stepped(c.now())
 }
 
 // mayDelete reports whether the clock is right enough for deleting.
 func (c *pillarClock) mayDelete() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.confirmed
+	return c.confirmed && !c.stepped(c.now())
 }
 
 // skew is the median of all clocks minus ours.
@@ -173,6 +198,8 @@ func (c *pillarClock) likely(now uint64) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case c.stepped(now):
+		return c.expected()
 	case c.confirmed:
 		return now
 	case c.wrong:
@@ -192,7 +219,7 @@ func (p *Pillar) past() uint64 {
 func (c *pillarClock) values(now uint64) []Value {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.confirmed {
+	if !c.confirmed || c.stepped(now) {
 		now = c.expected()
 	}
 	return []Value{{Key: clockLastKey, Data: binary.BigEndian.AppendUint64(nil, now)}}

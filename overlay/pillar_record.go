@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/obelisk-network/obelisk/identity"
 )
@@ -58,7 +59,9 @@ func (p *Pillar) renewLocked(force bool) error {
 	own := &p.own
 	old := p.Record()
 	revoked := old != nil && p.roster.Revoked(p.id, own.admission.Serial)
-	if life := own.admission.NotAfter - own.asked; force || revoked || now >= own.asked+life/2 {
+	life := own.admission.NotAfter - own.asked
+	ahead := own.asked > now+uint64(maxClockOff/time.Millisecond) // by a clock that went back since
+	if force || revoked || ahead || now >= own.asked+life/2 {
 		admission, err := p.admission(now)
 		switch {
 		case err == nil:

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/obelisk-network/obelisk/gossip/replicatest"
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -337,7 +339,7 @@ func TestPillarWrongClock(t *testing.T) {
 			code overlay.Code
 		}{{time.Second, ""}, {time.Minute, overlay.CodeClockWrong}, {-20 * time.Second, ""}} {
 			mesh.mu.Lock()
-			mesh.others = []overlay.PillarStatus{{Connected: true, ClockSkew: tt.skew}, {Connected: true, ClockSkew: tt.skew}}
+			mesh.others = []overlay.PillarStatus{{ClockKnown: true, ClockSkew: tt.skew}, {ClockKnown: true, ClockSkew: tt.skew}}
 			mesh.mu.Unlock()
 			time.Sleep(10 * time.Second) // virtual
 			l := c.one(c.message(c.id()))
@@ -347,6 +349,63 @@ func TestPillarWrongClock(t *testing.T) {
 			if s := rig.pillar.Status().ClockSkew; s != tt.skew {
 				t.Fatalf("skew %v, want %v", s, tt.skew)
 			}
+		}
+		rig.stop()
+	})
+}
+
+// TestPillarClockSteps: a pillar whose clock steps while it runs neither refuses
+// for good nor drops what only that clock calls expired, from that moment on,
+// and has a record that others accept when the clock is right again.
+func TestPillarClockSteps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mesh := newFakeMesh()
+		for range 2 {
+			mesh.others = append(mesh.others, overlay.PillarStatus{ClockKnown: true})
+		}
+		var skew atomic.Int64
+		now := func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
+		rig := newPillarRig(t, mesh, func(c *overlay.PillarConfig) { c.Now = now })
+		defer rig.stop()
+		c := rig.device(nil).session()
+		time.Sleep(time.Minute)
+		raw := c.message(c.id())
+		skew.Store(int64(40 * 365 * 24 * time.Hour))
+		if l := c.one(raw); l.Err == nil || l.Err.Code != overlay.CodeClockWrong {
+			t.Fatalf("right after the step: %+v", l)
+		}
+		pillar := identity.NewPillarKey()
+		log := replicatest.NewLog(rig.id, pillar)
+		log.Add(t, raw)
+		if _, err := rig.pillar.Apply(t.Context(), log.Run(1, 1)); err != nil {
+			t.Fatal(err)
+		}
+		mesh.mu.Lock()
+		for i := range mesh.others {
+			mesh.others[i].ClockSkew = -40 * 365 * 24 * time.Hour
+		}
+		mesh.mu.Unlock()
+		time.Sleep(20 * time.Minute)
+		skew.Store(0)
+		mesh.mu.Lock()
+		clear(mesh.others)
+		for i := range mesh.others {
+			mesh.others[i].ClockKnown = true
+		}
+		mesh.mu.Unlock()
+		time.Sleep(time.Minute)
+		rec, err := overlay.ParseRecord(rig.id, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if has, err := rig.pillar.Has([]overlay.RecordID{rec.ID}); err != nil || !has[0] {
+			t.Errorf("what came while the clock was wrong: held %v, %v", has, err)
+		}
+		if !rig.pillar.Roster().Admitted(rig.pillar.Record().Pillar(), millis(time.Now())) {
+			t.Error("not admitted after the clock was put right")
+		}
+		if l := c.one(c.message(c.id())); l.Err != nil {
+			t.Errorf("after all: %v", l.Err)
 		}
 		rig.stop()
 	})

@@ -305,7 +305,7 @@ func TestClockInWords(t *testing.T) {
 			mesh.mu.Lock()
 			mesh.others = nil
 			for _, s := range skews {
-				mesh.others = append(mesh.others, overlay.PillarStatus{Connected: true, ClockSkew: s})
+				mesh.others = append(mesh.others, overlay.PillarStatus{ClockKnown: true, ClockSkew: s})
 			}
 			mesh.mu.Unlock()
 			time.Sleep(30 * time.Second) // virtual
