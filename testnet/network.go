@@ -32,6 +32,9 @@ type Options struct {
 	LogLevel string
 	// Transports of pillars: "quic", "tcp" or "both". Default both.
 	Transports string
+	// Announce returns the address that a pillar, which listens on port of
+	// 127.0.0.1, announces instead: that of something in front of it. Nil: none.
+	Announce func(name string, port int) (string, error)
 }
 
 // ErrInUse: the directory holds a network whose processes run.
@@ -207,6 +210,13 @@ func (n *Network) StartPillar(ctx context.Context, name string) (*Process, error
 	}
 	if n.opt.Memory != "" {
 		args = append(args, "--memory", n.opt.Memory)
+	}
+	if n.opt.Announce != nil {
+		addr, err := n.opt.Announce(name, port)
+		if err != nil {
+			return nil, fmt.Errorf("announce %s: %w", name, err)
+		}
+		args = append(args, "--announce", addr)
 	}
 	if first := n.first; first != p {
 		file, err := n.admit(ctx, p, first, args)

@@ -22,6 +22,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -32,24 +34,31 @@ import (
 
 // settings are the command line.
 type settings struct {
-	mode      string
-	pillars   int
-	senders   int
-	clients   int
-	messages  int
-	warmup    int
-	size      int
-	concern   int
-	nodes     int
-	spread    string
-	transport string
-	memory    string
-	binary    string
-	dir       string
-	profile   string
-	ahead     bool
-	json      bool
-	keep      bool
+	mode        string
+	pillars     int
+	senders     int
+	clients     int
+	messages    int
+	warmup      int
+	size        int
+	concern     int
+	nodes       int
+	idleMinutes float64
+	rate        int
+	seconds     int
+	missing     int
+	total       int
+	where       string
+	explained   bool
+	spread      string
+	transport   string
+	memory      string
+	binary      string
+	dir         string
+	profile     string
+	ahead       bool
+	json        bool
+	keep        bool
 }
 
 // errUsage: the command line was wrong, and that was said.
@@ -84,6 +93,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		result, err = b.catchup(ctx)
 	case "idle":
 		result, err = b.idle(ctx)
+	case "resync":
+		result, err = b.resync(ctx)
+	case "partition":
+		result, err = b.partition(ctx)
+	case "join":
+		result, err = b.join(ctx)
 	default:
 		result, err = b.ingest(ctx)
 	}
@@ -103,7 +118,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	s := new(settings)
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&s.mode, "mode", "ingest", "ingest: send messages; catchup: read a full mailbox; idle: hold connections")
+	f.StringVar(&s.mode, "mode", "ingest", "ingest: send messages; catchup: read a full mailbox; idle: hold connections; resync: make two pillars equal again; partition: split the network and heal it; join: many pillars, one more, and a while of nothing")
 	f.IntVar(&s.pillars, "pillars", 3, "pillars")
 	f.IntVar(&s.senders, "senders", 64, "senders: messages in flight, all devices together")
 	f.IntVar(&s.clients, "clients", 0, "devices that the senders are spread over (default the smaller of senders and 8)")
@@ -112,6 +127,13 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	f.IntVar(&s.size, "size", 512, "bytes of a message's plaintext")
 	f.IntVar(&s.concern, "concern", 2, "copies before a message counts as acknowledged")
 	f.IntVar(&s.nodes, "nodes", 1000, "connections of --mode idle")
+	f.Float64Var(&s.idleMinutes, "idle", 10, "minutes that --mode join watches a network in which nothing happens")
+	f.IntVar(&s.rate, "rate", 200, "messages a second in each half of --mode partition")
+	f.IntVar(&s.seconds, "seconds", 60, "how long the network is split")
+	f.IntVar(&s.missing, "missing", 1000, "records that one of the two pillars of --mode resync lacks")
+	f.IntVar(&s.total, "total", 1_000_000, "records that the other one has")
+	f.StringVar(&s.where, "where", "scattered", "which of them are missing: scattered or newest")
+	f.BoolVar(&s.explained, "explained", false, "they were written while the pillar was away, so that a log explains them; else they are deleted by hand from its disk")
 	f.StringVar(&s.spread, "spread", "all", "all: devices are spread over the pillars; first: all are at the first one")
 	f.StringVar(&s.transport, "transport", "both", "both, quic or tcp, between everybody")
 	f.StringVar(&s.memory, "memory", "", "--memory of each pillar (default the binary's)")
@@ -134,6 +156,8 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	return s, nil
 }
 
+var modes = []string{"ingest", "catchup", "idle", "resync", "partition", "join"}
+
 // complete fills in what follows from other settings and says what is wrong.
 func (s *settings) complete(f *flag.FlagSet) error {
 	if s.clients == 0 {
@@ -142,11 +166,25 @@ func (s *settings) complete(f *flag.FlagSet) error {
 	if s.warmup < 0 {
 		s.warmup = min(s.messages/10, 2000)
 	}
+	switch s.mode {
+	case "resync":
+		s.pillars, s.spread = 2, "first"
+	case "partition":
+		s.transport = "quic" // what drops packets between pillars carries datagrams
+	}
 	switch {
 	case f.NArg() > 0:
 		return fmt.Errorf("unexpected argument %q", f.Arg(0))
-	case s.mode != "ingest" && s.mode != "catchup" && s.mode != "idle":
-		return fmt.Errorf("--mode %s: want ingest, catchup or idle", s.mode)
+	case !slices.Contains(modes, s.mode):
+		return fmt.Errorf("--mode %s: want %s", s.mode, strings.Join(modes, ", "))
+	case s.where != "scattered" && s.where != "newest":
+		return fmt.Errorf("--where %s: want scattered or newest", s.where)
+	case s.rate < 1 || s.seconds < 1 || s.idleMinutes < 0:
+		return errors.New("--rate and --seconds must be at least 1, --idle at least 0")
+	case s.mode == "partition" && s.pillars < 2:
+		return errors.New("--mode partition needs two pillars")
+	case s.missing < 1 || s.total < s.missing:
+		return errors.New("--missing must be from 1 to --total")
 	case s.spread != "all" && s.spread != "first":
 		return fmt.Errorf("--spread %s: want all or first", s.spread)
 	case s.transport != "both" && s.transport != "quic" && s.transport != "tcp":
@@ -171,6 +209,8 @@ type bench struct {
 	pillars []*testnet.Process
 	addrs   []pillar
 	devices []*device
+	proxies *proxies          // between pillars; nil: nothing is
+	direct  map[string]string // where pillars behind proxies listen, by name
 }
 
 // open builds the binary if there is none and starts the pillars.
@@ -192,20 +232,33 @@ func open(ctx context.Context, s *settings) (_ *bench, err error) {
 			return nil, fmt.Errorf("build the binary: %w\n%s", err, out)
 		}
 	}
-	b.net, err = testnet.Create(filepath.Join(work, "net"), s.binary, testnet.Options{Memory: s.memory, LogLevel: "warn", Transports: s.transport})
+	options := testnet.Options{Memory: s.memory, LogLevel: "warn", Transports: s.transport}
+	if s.mode == "partition" {
+		b.proxies, b.direct = newProxies(), make(map[string]string)
+		options.Announce = b.announce
+	}
+	b.net, err = testnet.Create(filepath.Join(work, "net"), s.binary, options)
 	if err != nil {
 		return nil, err
 	}
-	startCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	startCtx, cancel := context.WithTimeout(ctx, 2*time.Minute+time.Duration(s.pillars)*5*time.Second)
 	defer cancel()
 	for i := range s.pillars {
-		if _, err := b.net.StartPillar(startCtx, fmt.Sprintf("pillar-%d", i+1)); err != nil {
+		p, err := b.net.StartPillar(startCtx, fmt.Sprintf("pillar-%d", i+1))
+		if err != nil {
 			return nil, err
+		}
+		if b.proxies != nil {
+			b.proxies.place(p, b.half(i))
 		}
 	}
 	b.pillars = b.net.Pillars()
 	for _, p := range b.pillars {
-		addr, err := parsePillar(p.Listen, s.transport)
+		listen := p.Listen
+		if b.proxies != nil {
+			listen = []string{b.direct[p.Name] + "/p2p/" + p.ID}
+		}
+		addr, err := parsePillar(listen, s.transport)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.Name, err)
 		}
@@ -224,6 +277,9 @@ func (b *bench) close(keep bool) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		errs = append(errs, b.net.Down(ctx))
+	}
+	if b.proxies != nil {
+		b.proxies.close()
 	}
 	if keep {
 		return errors.Join(append(errs, fmt.Errorf("logs and data are kept in %s", b.work))...)
