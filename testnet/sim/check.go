@@ -56,7 +56,7 @@ func (w *world) apart() string {
 	if err != nil {
 		return err.Error()
 	}
-	for _, p := range w.pillars[1:] {
+	for _, p := range w.honest()[1:] {
 		held, err := p.unexpired(now)
 		if err != nil {
 			return err.Error()
@@ -135,7 +135,7 @@ func (w *world) disagree() string {
 	if !ok {
 		return w.pillars[0].name + " has no summary"
 	}
-	for _, p := range w.pillars[1:] {
+	for _, p := range w.honest()[1:] {
 		s, ok := own(p)
 		switch {
 		case !ok:
@@ -153,7 +153,7 @@ func (w *world) disagree() string {
 func (w *world) checkStored() {
 	verifier := overlay.NewVerifier(w.key.ID())
 	checked := map[overlay.RecordID]bool{}
-	for _, p := range w.pillars {
+	for _, p := range w.honest() {
 		var ids []overlay.Ref
 		view := p.disk.content.View()
 		err := view.Records(0, func(_ overlay.Day, r overlay.StoredRecord) bool {
@@ -211,8 +211,8 @@ func (w *world) checkLost(r *Result) {
 		if copies == 0 || held[m.id] || !m.expires.After(now) {
 			continue
 		}
-		lost := 0
-		for _, p := range w.pillars {
+		lost := len(w.pillars) - len(w.honest())
+		for _, p := range w.honest() {
 			if p.disk.revertedSince(m.created) {
 				lost++
 			}

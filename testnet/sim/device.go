@@ -34,6 +34,7 @@ type device struct {
 	mu     sync.Mutex
 	seqs   map[identity.AccountID]uint64 // guarded by mu; last sequence
 	outbox []*outgoing                   // guarded by mu; not acknowledged yet
+	liar   bool                          // guarded by mu; the session's pillar lies
 	wake   chan struct{}
 
 	// On the device's disk:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,7 @@ import (
 	"github.com/obelisk-network/obelisk/overlay/memnet"
 )
 
-// pillar is an honest pillar: keys and a disk that outlive its processes.
+// pillar is a pillar: keys and a disk that outlive its processes.
 type pillar struct {
 	w    *world
 	name string
@@ -25,6 +26,7 @@ type pillar struct {
 	addr string
 	disk *disk
 	skew atomic.Int64 // its clock minus the world's, in ns
+	lies lies
 
 	dying sync.Mutex // held while it loses its power
 	proc  *process   // nil while it is down; world.mu guards it against others than the driver
@@ -81,8 +83,15 @@ func (p *pillar) start() error {
 		proc.host.Shutdown()
 		return fmt.Errorf("%s does not start: %w", p.name, err)
 	}
+	var links overlay.Links = proc.host
+	var packets overlay.Packets = proc.host
+	if p.lies != (lies{}) {
+		c := &crooked{Links: proc.host, packets: proc.host, p: p, lies: p.lies, rng: rand.New(rand.NewPCG(w.plan.seed, 3)),
+			history: &histories{p: p, invent: p.lies.invent, network: w.key.ID(), core: core, logs: map[overlay.LogID]*twoFaced{}}}
+		links, packets = c, c
+	}
 	cfg := gossip.Config{
-		Network: w.key.ID(), Key: p.key, Links: proc.host, Packets: proc.host, Peers: proc.host,
+		Network: w.key.ID(), Key: p.key, Links: links, Packets: packets, Peers: proc.host,
 		Roster: core.Roster(), Replica: core, Records: core, Notes: core, Own: core.Record,
 		Now: p.now, Logger: log, Registerer: proc.met,
 	}

@@ -18,6 +18,7 @@ type plan struct {
 	loss     float64 // of packets
 	jitter   time.Duration
 	fsync    time.Duration
+	lies     lies          // of the last pillar
 	messages int           // written by each device
 	last     time.Duration // when the faults and the load end
 	steps    []step        // by at
@@ -50,12 +51,41 @@ func newPlan(seed uint64) *plan {
 	for range 2 + rng.IntN(6) {
 		p.fault(rng)
 	}
+	if rng.IntN(2) == 0 {
+		p.liar(rng)
+	}
 	slices.SortStableFunc(p.steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
 	return p
 }
 
 func (p *plan) add(at time.Duration, do func(w *world), format string, args ...any) {
 	p.steps = append(p.steps, step{at, fmt.Sprintf(format, args...), do})
+}
+
+// liar draws how the last pillar lies.
+func (p *plan) liar(rng *rand.Rand) {
+	for range 1 + rng.IntN(3) {
+		switch rng.IntN(9) {
+		case 0:
+			p.lies.withhold = true
+		case 1:
+			p.lies.poison = true
+		case 2:
+			p.lies.garble = true
+		case 3:
+			p.lies.forge = true
+		case 4:
+			p.lies.overclaim = true
+		case 5:
+			p.lies.fork = true
+		case 6:
+			p.lies.invent = true
+		case 7:
+			p.lies.stall = true
+		case 8:
+			p.lies.noise = true
+		}
+	}
 }
 
 // fault draws one fault and what ends it.
@@ -135,6 +165,10 @@ func sides(side []bool) string {
 
 // String describes the network.
 func (p *plan) String() string {
-	return fmt.Sprintf("seed %d: %d pillars, %d devices of %d messages, latency %s, packet loss %.0f %% and jitter up to %s, fsync %s, faults for %s",
+	s := fmt.Sprintf("seed %d: %d pillars, %d devices of %d messages, latency %s, packet loss %.0f %% and jitter up to %s, fsync %s, faults for %s",
 		p.seed, p.pillars, p.devices, p.messages, p.latency, 100*p.loss, p.jitter, p.fsync, p.last)
+	if names := p.lies.names(); len(names) > 0 {
+		s += fmt.Sprintf("; %s %s", pillarName(p.pillars-1), strings.Join(names, ", "))
+	}
+	return s
 }

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay/memnet"
@@ -67,6 +70,7 @@ func (w *world) live(r *Result) error {
 		w.pillars = append(w.pillars, &pillar{w: w, name: pillarName(i), key: identity.NewPillarKey(), disk: newDisk(),
 			addr: fmt.Sprintf("/ip4/10.1.0.%d/tcp/4001", i+1)})
 	}
+	w.pillars[len(w.pillars)-1].lies = w.plan.lies
 	ctx, cancel := context.WithCancel(context.Background())
 	var clients sync.WaitGroup
 	defer func() {
@@ -177,6 +181,19 @@ func (w *world) anyPillar(rng *rand.Rand) *pillar {
 		return nil
 	}
 	return up[rng.IntN(len(up))]
+}
+
+// honest returns the pillars that do not lie; there are at least two.
+func (w *world) honest() []*pillar {
+	if w.plan.lies != (lies{}) {
+		return w.pillars[:len(w.pillars)-1]
+	}
+	return w.pillars
+}
+
+// number is which pillar p is, -1 if none.
+func (w *world) number(p peer.ID) int {
+	return slices.IndexFunc(w.pillars, func(x *pillar) bool { return x.id() == p })
 }
 
 // The faults. The driver's goroutine calls them.
