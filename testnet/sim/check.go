@@ -2,7 +2,9 @@ package sim
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +33,9 @@ func (w *world) check(r *Result) {
 		} else {
 			w.history.add("summaries agree %.1f s after that", time.Since(began).Seconds())
 		}
+	}
+	for _, n := range w.nodes {
+		n.check()
 	}
 	w.checkStored()
 	w.checkLost(r)
@@ -78,6 +83,11 @@ func (w *world) apart() string {
 	for _, d := range w.devices {
 		if n := d.unacknowledged(); n > 0 {
 			return fmt.Sprintf("%d messages of %s have not the copies that it asked for", n, d.name)
+		}
+	}
+	for _, n := range w.nodes {
+		if why := n.apart(); why != "" {
+			return why
 		}
 	}
 	return ""
@@ -157,9 +167,6 @@ func (w *world) checkStored() {
 		var ids []overlay.Ref
 		view := p.disk.content.View()
 		err := view.Records(0, func(_ overlay.Day, r overlay.StoredRecord) bool {
-			if !w.ledger.knows(r.ID) {
-				w.fail("%s stores %s, which nobody signed", p.name, r.ID)
-			}
 			ids = append(ids, overlay.Ref{ID: r.ID})
 			return true
 		})
@@ -173,8 +180,12 @@ func (w *world) checkStored() {
 				if err == nil {
 					err = verifier.VerifyOne(rec)
 				}
-				if err == nil && rec.ID != r.ID {
+				switch {
+				case err != nil:
+				case rec.ID != r.ID:
 					err = fmt.Errorf("it is %s", rec.ID)
+				case !w.ledger.nodes[rec.Author] && !w.ledger.knows(rec.ID):
+					err = errors.New("nobody signed it")
 				}
 				if err != nil {
 					w.fail("%s stores %s wrongly: %v", p.name, r.ID, err)
@@ -192,10 +203,14 @@ func (w *world) checkStored() {
 // checkLost looks for what was acknowledged and is gone.
 func (w *world) checkLost(r *Result) {
 	now := time.Now()
-	held, err := w.pillars[0].unexpired(now)
-	if err != nil {
-		w.fail("%v", err)
-		return
+	held := map[overlay.RecordID]bool{} // by anybody
+	for _, p := range w.honest() {
+		of, err := p.unexpired(now)
+		if err != nil {
+			w.fail("%v", err)
+			return
+		}
+		maps.Copy(held, of)
 	}
 	for _, m := range w.ledger.all() {
 		r.Messages++

@@ -86,7 +86,6 @@ func newDevice(w *world, name string, rng *rand.Rand) (*device, error) {
 	}
 	w.ledger.signOther(rec.ID)
 	d.records.Device = rec.Raw
-	w.ledger.authors[account.ID()] = d
 	d.host = w.net.Host(peer.ID(d.key.ID()), "-")
 	return d, nil
 }

@@ -4,7 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -28,12 +27,12 @@ type ledger struct {
 	mu       sync.Mutex
 	messages map[overlay.RecordID]*signed  // guarded by mu
 	others   map[overlay.RecordID]struct{} // guarded by mu; account and device records
-	authors  map[identity.AccountID]*device
+	nodes    map[string]bool               // accounts of nodes, whose records are not in here
 }
 
 func newLedger() *ledger {
 	return &ledger{messages: map[overlay.RecordID]*signed{}, others: map[overlay.RecordID]struct{}{},
-		authors: map[identity.AccountID]*device{}}
+		nodes: map[string]bool{}}
 }
 
 // sign notes a message before anybody gets it.

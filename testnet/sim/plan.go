@@ -18,6 +18,7 @@ type plan struct {
 	loss     float64 // of packets
 	jitter   time.Duration
 	fsync    time.Duration
+	nodes    bool          // two real nodes write to each other
 	lies     lies          // of the last pillar
 	messages int           // written by each device
 	last     time.Duration // when the faults and the load end
@@ -54,6 +55,7 @@ func newPlan(seed uint64) *plan {
 	if rng.IntN(2) == 0 {
 		p.liar(rng)
 	}
+	p.nodes = rng.IntN(4) == 0
 	slices.SortStableFunc(p.steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
 	return p
 }
@@ -167,6 +169,9 @@ func sides(side []bool) string {
 func (p *plan) String() string {
 	s := fmt.Sprintf("seed %d: %d pillars, %d devices of %d messages, latency %s, packet loss %.0f %% and jitter up to %s, fsync %s, faults for %s",
 		p.seed, p.pillars, p.devices, p.messages, p.latency, 100*p.loss, p.jitter, p.fsync, p.last)
+	if p.nodes {
+		s += ", two nodes"
+	}
 	if names := p.lies.names(); len(names) > 0 {
 		s += fmt.Sprintf("; %s %s", pillarName(p.pillars-1), strings.Join(names, ", "))
 	}

@@ -29,13 +29,15 @@ func TestSeeds(t *testing.T) {
 		if *logs {
 			opt.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		}
+		opt.Dir = t.TempDir()
 		synctest.Test(t, func(t *testing.T) { report(t, sim.Run(*oneSeed, opt), true) })
 		return
 	}
 	for seed := uint64(1); seed <= uint64(*allSeeds); seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { report(t, sim.Run(seed, sim.Options{}), false) })
+			opt := sim.Options{Dir: t.TempDir()}
+			synctest.Test(t, func(t *testing.T) { report(t, sim.Run(seed, opt), false) })
 		})
 	}
 }

@@ -25,6 +25,7 @@ type world struct {
 	key     *identity.NetworkKey
 	pillars []*pillar
 	devices []*device
+	nodes   []*node
 	log     *slog.Logger // nil: pillars log nothing
 
 	mu       sync.Mutex
@@ -47,6 +48,7 @@ type Result struct {
 
 // Options are what a run is told besides its seed.
 type Options struct {
+	Dir    string       // an empty directory for what is not in memory: sealing keys
 	Logger *slog.Logger // what pillars log; nil: nothing
 }
 
@@ -55,7 +57,7 @@ func Run(seed uint64, opt Options) *Result {
 	w := &world{plan: newPlan(seed), history: &history{began: time.Now()}, ledger: newLedger(), key: identity.NewNetworkKey(),
 		log: opt.Logger, rng: rand.New(rand.NewPCG(seed, 2))}
 	r := &Result{Seed: seed, Plan: w.plan.String()}
-	if err := w.live(r); err != nil {
+	if err := w.live(r, opt.Dir); err != nil {
 		w.fail("%v", err)
 	}
 	r.Failures, r.History = w.failures, w.history.String()
@@ -63,7 +65,7 @@ func Run(seed uint64, opt Options) *Result {
 }
 
 // live starts everything, has the plan happen, heals, checks and ends all.
-func (w *world) live(r *Result) error {
+func (w *world) live(r *Result, dir string) error {
 	w.net = memnet.New(memnet.WithLatency(w.plan.latency), memnet.WithPacketLoss(w.plan.loss, w.plan.jitter, w.plan.seed),
 		memnet.WithDialTimeout(5*time.Second))
 	for i := range w.plan.pillars {
@@ -100,6 +102,19 @@ func (w *world) live(r *Result) error {
 		rng := rand.New(rand.NewPCG(w.plan.seed, uint64(200+i)))
 		clients.Go(func() { d.run(ctx) })
 		clients.Go(func() { w.load(ctx, d, rng) })
+	}
+	if w.plan.nodes {
+		for i, name := range []string{"node-1", "node-2"} {
+			n, err := newNode(w, name, dir, rand.New(rand.NewPCG(w.plan.seed, uint64(300+i))))
+			if err != nil {
+				return err
+			}
+			w.nodes = append(w.nodes, n)
+		}
+		w.nodes[0].partner, w.nodes[1].partner = w.nodes[1], w.nodes[0]
+		for _, n := range w.nodes {
+			clients.Go(func() { n.live(ctx) })
+		}
 	}
 	clients.Go(func() { w.backups(ctx) })
 	w.happen()
