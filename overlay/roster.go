@@ -68,7 +68,9 @@ func (r *Roster) Add(now uint64, local bool, raws ...[]byte) (added []*Record, e
 			err = firstError(err, e)
 			continue
 		}
-		recs = append(recs, rec)
+		if !r.held(rec, local) {
+			recs = append(recs, rec)
+		}
 	}
 	errs := make([]error, len(recs))
 	r.verifier.Verify(recs, errs)
@@ -91,6 +93,26 @@ func (r *Roster) Add(now uint64, local bool, raws ...[]byte) (added []*Record, e
 		}
 	}
 	return added, err
+}
+
+// held reports whether there is nothing to take from a record: it is the one
+// held, or older. Every Hello brings one, so that is found out before its
+// signatures are checked.
+func (r *Roster) held(rec *Record, local bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rec.Kind != KindPillar {
+		return false
+	}
+	old := r.pillars[rec.Pillar()]
+	if old == nil {
+		return false
+	}
+	if old.Record.ID == rec.ID {
+		old.Local = old.Local || local
+		return true
+	}
+	return !newer(rec, old.Record)
 }
 
 // add takes one verified record. r.mu is held.
