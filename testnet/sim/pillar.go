@@ -28,8 +28,8 @@ type pillar struct {
 	skew atomic.Int64 // its clock minus the world's, in ns
 	lies lies
 
-	dying sync.Mutex // held while it loses its power
-	proc  *process   // nil while it is down; world.mu guards it against others than the driver
+	dying bool     // the driver's: it is to lose its power
+	proc  *process // nil while it is down; world.mu guards it against others than the driver
 }
 
 // process is one run of a pillar.
@@ -127,7 +127,7 @@ func (p *pillar) start() error {
 		proc.host.Shutdown()
 	}
 	w.mu.Lock()
-	p.proc = proc
+	p.proc, p.dying = proc, false
 	w.mu.Unlock()
 	return nil
 }

@@ -95,7 +95,7 @@ func (p *plan) fault(rng *rand.Rand) {
 	from := 5*time.Second + time.Duration(rng.Int64N(int64(p.last-10*time.Second)))
 	to := min(p.last, from+time.Second+time.Duration(rng.Int64N(int64(40*time.Second))))
 	n := rng.IntN(p.pillars)
-	switch kind := rng.IntN(13); kind {
+	switch kind := rng.IntN(15); kind {
 	case 0, 1, 2:
 		side := make([]bool, p.pillars)
 		for i := range side {
@@ -113,7 +113,7 @@ func (p *plan) fault(rng *rand.Rand) {
 	case 5:
 		p.add(from, func(w *world) { w.stop(n) }, "%s is stopped", pillarName(n))
 		p.add(to, func(w *world) { w.start(n) }, "%s is started", pillarName(n))
-	case 6, 7, 8, 9, 10:
+	case 6, 7, 8, 9, 10, 13, 14:
 		at := crashPoint(rng.IntN(3))
 		p.add(from, func(w *world) { w.crash(n, at) }, "%s is to lose its power", pillarName(n))
 		switch kind {
@@ -122,6 +122,9 @@ func (p *plan) fault(rng *rand.Rand) {
 			p.add(to, func(w *world) { w.startOlder(n, back) }, "%s is started with an older copy of its disk", pillarName(n))
 		case 10:
 			p.add(to, func(w *world) { w.startEmpty(n) }, "%s is started with an empty disk", pillarName(n))
+		case 13, 14:
+			what, seed := damage(rng.IntN(int(damages))), rng.Uint64()
+			p.add(to, func(w *world) { w.startSpoilt(n, what, seed) }, "%s is started without %s", pillarName(n), what)
 		default:
 			p.add(to, func(w *world) { w.start(n) }, "%s is started", pillarName(n))
 		}

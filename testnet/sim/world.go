@@ -249,13 +249,11 @@ func (w *world) stop(n int) {
 
 func (w *world) crash(n int, at crashPoint) {
 	p := w.pillars[n]
-	w.work.Go(func() {
-		p.dying.Lock()
-		defer p.dying.Unlock()
-		if p.proc != nil {
-			p.kill(at)
-		}
-	})
+	if p.proc == nil || p.dying {
+		return
+	}
+	p.dying = true
+	w.work.Go(func() { p.kill(at) })
 }
 
 func (w *world) start(n int) {
@@ -293,6 +291,18 @@ func (w *world) startEmpty(n int) {
 	w.mu.Lock()
 	p.disk.lose()
 	w.mu.Unlock()
+	w.start(n)
+}
+
+func (w *world) startSpoilt(n int, what damage, seed uint64) {
+	w.work.Wait()
+	p := w.pillars[n]
+	if p.proc != nil {
+		return
+	}
+	if err := p.disk.spoil(what, rand.New(rand.NewPCG(seed, 0))); err != nil {
+		w.fail("%s: %v", p.name, err)
+	}
 	w.start(n)
 }
 
