@@ -60,7 +60,8 @@ type Records interface {
 	// (Unix ms), in no particular order, until fn returns false.
 	Each(from uint64, fn func(id overlay.RecordID, created, expires uint64) bool) error
 	// Near calls fn for the records of an expiry day whose ID begins with prefix,
-	// ascending, until fn returns false. It reads the disk.
+	// ascending, until fn returns false. It reads the disk, their bytes
+	// included; r and those are valid until fn returns.
 	Near(day overlay.Day, prefix []byte, fn func(r overlay.StoredRecord) bool) error
 }
 

@@ -3,6 +3,7 @@ package overlay
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -252,7 +253,28 @@ func (p *Pillar) takeSome(ctx context.Context, via Via, raws [][]byte, taken []b
 func (p *Pillar) Near(day Day, prefix []byte, fn func(r StoredRecord) bool) error {
 	view := p.cfg.Store.View()
 	defer view.Close()
-	return view.Near(day, prefix, fn)
+	const page = 256
+	var refs []Ref
+	more := true
+	read := func() error {
+		err := view.Get(refs, func(_ int, r StoredRecord) bool {
+			more = fn(r)
+			return more
+		})
+		refs = refs[:0]
+		return err
+	}
+	var failed error
+	err := view.Near(day, prefix, func(r StoredRecord) bool {
+		if refs = append(refs, Ref{ID: r.ID, Day: day}); len(refs) == page {
+			failed = read()
+		}
+		return more && failed == nil
+	})
+	if err == nil && failed == nil && more {
+		failed = read()
+	}
+	return errors.Join(err, failed)
 }
 
 // Get returns records by ID, see gossip.Records. Expired ones are hidden.

@@ -527,7 +527,7 @@ func testNear(t *testing.T, s Subject, _ *recorder) {
 				}
 			}
 			if err := s.Records.Near(day, prefix, func(r overlay.StoredRecord) bool {
-				if r.Expires == 0 || r.Created == 0 || r.Received.IsZero() {
+				if r.Expires == 0 || r.Created == 0 || r.Received.IsZero() || len(r.Raw) == 0 {
 					t.Errorf("record %+v", r)
 				}
 				got = append(got, r.ID)
