@@ -188,7 +188,7 @@ func (o *nodeOutbox) load() error {
 		return err
 	}
 	for _, s := range slices.SortedFunc(maps.Values(o.hidden), func(a, b *shipment) int { return int(a.kind) - int(b.kind) }) {
-		s.ticket = o.line.ticket()
+		s.ticket, s.state = o.line.ticket(), shipReady
 		o.line.ready = append(o.line.ready, s)
 	}
 	for _, e := range entries {
@@ -213,6 +213,7 @@ func (o *nodeOutbox) load() error {
 			stored: e.state != StateQueued, copies: e.copies, done: e.state == StateReplicated}
 		e.ship.ticket = o.line.ticket()
 		if !e.ship.done {
+			e.ship.state = shipReady
 			o.line.ready = append(o.line.ready, e.ship)
 		}
 	}

@@ -61,7 +61,7 @@ type shipLine struct {
 	tickets uint64               // drawn so far
 	next    uint64               // the newest ticket that was called
 	early   map[uint64]*shipment // durable, with a lower ticket missing; nil: given up
-	ready   []*shipment
+	ready   []*shipment          // in state shipReady; of one that is there twice the first counts
 	waiting []*shipment
 }
 
@@ -202,6 +202,7 @@ func (o *nodeOutbox) nextBatch() (*nodeSession, []*shipment, [][]byte) {
 			size += DefaultMaxBody // not known yet
 		}
 		size += len(ship.raw)
+		ship.state = shipFlying
 		batch = append(batch, ship)
 	}
 	clear(o.line.ready[:taken])
@@ -214,7 +215,7 @@ func (o *nodeOutbox) nextBatch() (*nodeSession, []*shipment, [][]byte) {
 	raws := make([][]byte, len(batch))
 	for i, ship := range batch {
 		raws[i] = ship.raw
-		ship.n, ship.state = first+uint64(i), shipFlying
+		ship.n = first + uint64(i)
 		s.inflight[ship.n] = ship
 	}
 	if s.oldest.IsZero() {

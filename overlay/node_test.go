@@ -453,6 +453,9 @@ func TestNodeRestart(t *testing.T) {
 		if n := c.submits[*a.ID]; n != 1 {
 			t.Fatalf("a delivered message was submitted %d times", n)
 		}
+		if n := c.submits[*d.ID]; n != 1 {
+			t.Fatalf("a message from before the start was submitted %d times", n)
+		}
 	})
 }
 
