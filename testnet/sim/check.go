@@ -254,6 +254,23 @@ func (w *world) name(id overlay.RecordID) string {
 	return fmt.Sprintf("message %s (%s at %.3fs, copies %s)", id.String()[:12], m.author.name, m.created.Sub(w.history.began).Seconds(), strings.Join(acks, ", "))
 }
 
+// whereabouts says how a record came to every pillar that holds it.
+func (w *world) whereabouts(id overlay.RecordID) string {
+	var b strings.Builder
+	for _, p := range w.pillars {
+		view := p.disk.content.View()
+		_ = view.Get([]overlay.Ref{{ID: id}}, func(_ int, r overlay.StoredRecord) bool { // in memory
+			fmt.Fprintf(&b, "; %s since %.3fs by %s", p.name, r.Received.Sub(w.history.began).Seconds(), r.Via)
+			for _, dot := range r.Dots {
+				fmt.Fprintf(&b, " %s %d", dot.Log.String()[:8], dot.Seq)
+			}
+			return true
+		})
+		view.Close()
+	}
+	return b.String()
+}
+
 // describe is the state of a pillar in a line.
 func (w *world) describe(p *pillar) string {
 	held, err := p.unexpired(time.Now())

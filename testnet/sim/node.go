@@ -211,7 +211,7 @@ func (n *node) apart() string {
 	defer n.partner.mu.Unlock()
 	for text := range n.partner.sure {
 		if got[text] == 0 {
-			return fmt.Sprintf("%s has not received %q", n.name, text)
+			return fmt.Sprintf("%s has not received %q, %s", n.name, text, n.partner.describe(text))
 		}
 	}
 	if n.partner.running == nil {
@@ -221,6 +221,29 @@ func (n *node) apart() string {
 		return fmt.Sprintf("%s has %+v in its outbox", n.partner.name, left)
 	}
 	return ""
+}
+
+// describe says what the node knows of a text that it sent. n.mu is held.
+func (n *node) describe(text string) string {
+	if n.running == nil {
+		return n.name + " does not run"
+	}
+	for after := uint64(0); ; {
+		page, err := n.running.Outbox(after, 0)
+		if err != nil || len(page) == 0 {
+			return "of which its sender knows nothing"
+		}
+		for _, m := range page {
+			if m.Text != nil && *m.Text == text {
+				where := ""
+				if m.ID != nil {
+					where = n.w.whereabouts(*m.ID)
+				}
+				return fmt.Sprintf("which is %s %s with %d copies, record %v, sent %s%s", m.State, m.Reason, m.Copies, m.ID, m.Sent.Format(time.TimeOnly), where)
+			}
+			after = m.Order
+		}
+	}
 }
 
 // check looks for what was received twice.
