@@ -37,7 +37,7 @@ const (
 )
 
 type pillarClock struct {
-	seen atomic.Bool // in this run something was admitted that fits the clock
+	seen atomic.Bool // since the clock began, or stepped last, something was admitted that fits it
 
 	mu        sync.Mutex
 	anchor    time.Time     // guarded by mu; monotonic, when it was last
@@ -103,6 +103,7 @@ func (c *pillarClock) judge(now uint64, skews []time.Duration) {
 	defer c.mu.Unlock()
 	if c.stepped(now) {
 		c.steady = time.Now()
+		c.seen.Store(false)
 	}
 	c.judged = clockReading{now, time.Now()}
 	clocks := append([]time.Duration{0}, skews...)
