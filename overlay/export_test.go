@@ -36,9 +36,6 @@ func (p *Pillar) SubmissionsWaiting() (n int) {
 // DropDays deletes what may be deleted at now.
 func (p *Pillar) DropDays(now uint64) error { return p.dropDays(now) }
 
-// JudgeClock does what is done every few seconds.
-func (p *Pillar) JudgeClock() { p.checkClock() }
-
 // Takes reports whether the pillar knows itself to be one.
 func (p *Pillar) Takes() bool { return p.out.Load() == nil }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -15,27 +16,24 @@ import (
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
-// A movableClock is the real one, moved.
-type movableClock struct{ by atomic.Int64 }
+// letters are messages of a given size and life.
+type letters struct{}
 
-func (c *movableClock) now() time.Time       { return time.Now().Add(time.Duration(c.by.Load())) }
-func (c *movableClock) move(d time.Duration) { c.by.Add(int64(d)) }
-
-// at makes a record created and expiring by the clock.
-func (c *movableClock) at(life time.Duration) func(*overlay.Draft) {
+// at makes a record live for life.
+func (letters) at(life time.Duration) func(*overlay.Draft) {
 	return func(d *overlay.Draft) {
-		d.Created = millis(c.now())
+		d.Created = millis(time.Now())
 		d.Expires = d.Created + uint64(life.Milliseconds())
 	}
 }
 
 // mail signs a message of about size bytes.
-func (c *movableClock) mail(d *testDevice, to identity.AccountID, size int, life time.Duration) []byte {
+func (letters) mail(d *testDevice, to identity.AccountID, size int, life time.Duration) []byte {
 	bin := make([]byte, size)
 	for i := range 16 {
 		bin[i] = byte(d.seq >> (i / 2))
 	}
-	return d.sign(overlay.KindMessage, []identity.AccountID{to}, bin, c.at(life))
+	return d.sign(overlay.KindMessage, []identity.AccountID{to}, bin, letters{}.at(life))
 }
 
 func refusedFor(t *testing.T, l overlay.ResultLine, what string) {
@@ -64,60 +62,59 @@ func fillUp(t *testing.T, c *testClient, next func() []byte, most int) int {
 // TestQuotaOfAuthor: what one account keeps on the disk is bounded, a refusal
 // says when to come again, what others do is not touched, and time forgives.
 func TestQuotaOfAuthor(t *testing.T) {
-	var clock movableClock
-	rig := newPillarRig(t, nil, func(c *overlay.PillarConfig) {
-		c.Now = clock.now
-		c.Quotas = overlay.Quotas{Author: 64 << 10} // for seven days at once: 448 KiB days
+	synctest.Test(t, func(t *testing.T) {
+		var post letters
+		rig := bareRig(newTestNetwork(t))
+		rig.start(nil, identity.NewPillarKey(), func(c *overlay.PillarConfig) {
+			c.Quotas = overlay.Quotas{Author: 512 << 10} // for seven days at once: 3.5 MiB days
+		})
+		defer rig.stop()
+		greedy, other := rig.device(nil).session(), rig.device(nil).session()
+		to := other.id()
+		big := func(c *testClient) []byte { return post.mail(c.testDevice, to, 8<<10, 10*24*time.Hour) }
+		// 8 KiB for a life of 10 days lie there for 11 to 12.
+		n := fillUp(t, greedy, func() []byte { return big(greedy) }, 100)
+		if n < 30 || n > 45 {
+			t.Errorf("%d messages of 8 KiB were taken at once", n)
+		}
+		if l := other.one(big(other)); l.Err != nil {
+			t.Errorf("another account: %v", l.Err)
+		}
+		// A short life costs less, though not nothing: the bytes lie there for a day.
+		fillUp(t, greedy, func() []byte { return post.mail(greedy.testDevice, to, 1<<10, time.Second) }, 200)
+		raw := big(greedy)
+		l := greedy.one(raw)
+		refusedFor(t, l, "again")
+		time.Sleep(l.Err.Retry) // virtual
+		if l := greedy.one(raw); l.Err != nil {
+			t.Errorf("when it was told to come again: %v", l.Err)
+		}
+		// A duplicate of what is stored costs nothing, however much is owed.
+		stored := post.mail(other.testDevice, to, 100, time.Hour)
+		if l := other.one(stored); l.Err != nil {
+			t.Fatal(l.Err)
+		}
+		fillUp(t, greedy, func() []byte { return big(greedy) }, 100)
+		if l := greedy.one(stored); l.Err != nil {
+			t.Errorf("a duplicate: %v", l.Err)
+		}
 	})
-	greedy, other := rig.device(nil).session(), rig.device(nil).session()
-	to := other.id()
-	// 8 KiB for a life of 10 days lie there for 11 to 12.
-	n := fillUp(t, greedy, func() []byte { return clock.mail(greedy.testDevice, to, 8<<10, 10*24*time.Hour) }, 20)
-	if n < 3 || n > 6 {
-		t.Errorf("%d messages of 8 KiB were taken at once", n)
-	}
-	if l := other.one(clock.mail(other.testDevice, to, 8<<10, 10*24*time.Hour)); l.Err != nil {
-		t.Errorf("another account: %v", l.Err)
-	}
-	// A short life costs less, though not nothing: the bytes lie there for a day.
-	short := fillUp(t, greedy, func() []byte { return clock.mail(greedy.testDevice, to, 1<<10, time.Second) }, 200)
-	t.Logf("%d messages of 8 KiB, then %d of 1 KiB", n, short)
-	raw := clock.mail(greedy.testDevice, to, 8<<10, 10*24*time.Hour)
-	l := greedy.one(raw)
-	refusedFor(t, l, "again")
-	clock.move(48 * time.Hour)
-	rig.pillar.JudgeClock()
-	if l := greedy.one(clock.mail(greedy.testDevice, to, 8<<10, 10*24*time.Hour)); l.Err != nil {
-		t.Errorf("two days later: %v", l.Err)
-	}
-	// A duplicate of what is stored costs nothing, however much is owed.
-	stored := clock.mail(other.testDevice, to, 100, time.Hour)
-	if l := other.one(stored); l.Err != nil {
-		t.Fatal(l.Err)
-	}
-	fillUp(t, greedy, func() []byte { return clock.mail(greedy.testDevice, to, 8<<10, 10*24*time.Hour) }, 20)
-	if l := greedy.one(stored); l.Err != nil {
-		t.Errorf("a duplicate: %v", l.Err)
-	}
-	if l := greedy.one(raw); l.Err == nil {
-		t.Error("a refused record counts as known")
-	}
 }
 
 // TestQuotaOfPair: one account fills nobody's mailbox.
 func TestQuotaOfPair(t *testing.T) {
 	rig := newPillarRig(t, nil, func(c *overlay.PillarConfig) { c.Quotas = overlay.Quotas{Pair: 16 << 10} })
-	var clock movableClock
+	var post letters
 	greedy, victim, friend := rig.device(nil).session(), rig.device(nil), rig.device(nil)
-	fillUp(t, greedy, func() []byte { return clock.mail(greedy.testDevice, victim.id(), 8<<10, 10*24*time.Hour) }, 20)
-	if l := greedy.one(clock.mail(greedy.testDevice, friend.id(), 8<<10, 24*time.Hour)); l.Err != nil {
+	fillUp(t, greedy, func() []byte { return post.mail(greedy.testDevice, victim.id(), 8<<10, 10*24*time.Hour) }, 20)
+	if l := greedy.one(post.mail(greedy.testDevice, friend.id(), 8<<10, 24*time.Hour)); l.Err != nil {
 		t.Errorf("to somebody else: %v", l.Err)
 	}
 	to := []identity.AccountID{victim.id(), friend.id()}
 	if to[0] > to[1] {
 		to[0], to[1] = to[1], to[0]
 	}
-	both := greedy.sign(overlay.KindMessage, to, make([]byte, 8<<10), clock.at(10*24*time.Hour))
+	both := greedy.sign(overlay.KindMessage, to, make([]byte, 8<<10), post.at(10*24*time.Hour))
 	refusedFor(t, greedy.one(both), "to both")
 }
 
@@ -125,7 +122,7 @@ func TestQuotaOfPair(t *testing.T) {
 // another are not touched.
 func TestQuotaOfSource(t *testing.T) {
 	rig := newPillarRig(t, nil, func(c *overlay.PillarConfig) { c.Quotas = overlay.Quotas{Source: 64 << 10} })
-	var clock movableClock
+	var post letters
 	from := func(addr string) *testClient {
 		d := rig.device(nil)
 		host := rig.net.Host(peer.ID(d.key.ID()), addr)
@@ -137,7 +134,7 @@ func TestQuotaOfSource(t *testing.T) {
 	taken := 0
 	for i := range 20 {
 		c := from(fmt.Sprintf("/ip4/203.0.113.%d/tcp/1", i+1))
-		if l := c.one(clock.mail(c.testDevice, c.id(), 8<<10, 10*24*time.Hour)); l.Err != nil {
+		if l := c.one(post.mail(c.testDevice, c.id(), 8<<10, 10*24*time.Hour)); l.Err != nil {
 			refusedFor(t, l, "from a place that is over its quota")
 			break
 		}
@@ -147,7 +144,7 @@ func TestQuotaOfSource(t *testing.T) {
 		t.Errorf("%d of twenty accounts there were served", taken)
 	}
 	other := from("/ip4/198.51.100.1/tcp/1")
-	if l := other.one(clock.mail(other.testDevice, other.id(), 8<<10, 10*24*time.Hour)); l.Err != nil {
+	if l := other.one(post.mail(other.testDevice, other.id(), 8<<10, 10*24*time.Hour)); l.Err != nil {
 		t.Errorf("from elsewhere: %v", l.Err)
 	}
 }
@@ -214,9 +211,9 @@ func TestLongestLifeFalls(t *testing.T) {
 	rig := newPillarRig(t, nil, func(c *overlay.PillarConfig) {
 		c.Disk = func() (uint64, uint64, error) { return free.Load(), 100 << 30, nil }
 	})
-	var clock movableClock
+	var post letters
 	c := rig.device(nil).session()
-	mail := func(life time.Duration) overlay.ResultLine { return c.one(clock.mail(c.testDevice, c.id(), 100, life)) }
+	mail := func(life time.Duration) overlay.ResultLine { return c.one(post.mail(c.testDevice, c.id(), 100, life)) }
 	const day = 24 * time.Hour
 	if l := mail(30 * day); l.Err != nil {
 		t.Fatalf("with an empty disk: %v", l.Err)
@@ -228,7 +225,7 @@ func TestLongestLifeFalls(t *testing.T) {
 		t.Errorf("one day: %v", l.Err)
 	}
 	for _, kind := range []overlay.Kind{overlay.KindEpoch, overlay.KindReceipt} {
-		raw := c.sign(kind, []identity.AccountID{c.id()}, make([]byte, 100), clock.at(30*day))
+		raw := c.sign(kind, []identity.AccountID{c.id()}, make([]byte, 100), post.at(30*day))
 		if l := c.one(raw); l.Err != nil {
 			t.Errorf("%s for 30 days: %v", kind, l.Err)
 		}
@@ -240,7 +237,7 @@ func TestLongestLifeFalls(t *testing.T) {
 func TestOneAccountLeavesRoom(t *testing.T) {
 	rig := newPillarRig(t, nil)
 	greedy, other := rig.device(nil).session(), rig.device(nil).session()
-	var clock movableClock
+	var post letters
 	release := rig.store.hold()
 	const big, frames = 60 << 10, 200 // 12 MB
 	sent := make(chan struct{})
@@ -248,7 +245,7 @@ func TestOneAccountLeavesRoom(t *testing.T) {
 		defer close(sent)
 		for i := range frames {
 			frame := overlay.AppendFrame(nil, &overlay.Submit{First: uint64(1 + i), Concern: 1,
-				Records: [][]byte{clock.mail(greedy.testDevice, other.id(), big, time.Hour)}})
+				Records: [][]byte{post.mail(greedy.testDevice, other.id(), big, time.Hour)}})
 			greedy.stream.SetWriteDeadline(time.Now().Add(30 * time.Second))
 			if _, err := greedy.stream.Write(frame); err != nil {
 				t.Errorf("write: %v", err)
@@ -279,14 +276,14 @@ func TestOneAccountLeavesRoom(t *testing.T) {
 func TestHeldSessionEnds(t *testing.T) {
 	rig := newPillarRig(t, nil)
 	greedy := rig.device(nil).session()
-	var clock movableClock
+	var post letters
 	release := rig.store.hold()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for i := range 200 {
 			frame := overlay.AppendFrame(nil, &overlay.Submit{First: uint64(1 + i), Records: [][]byte{
-				clock.mail(greedy.testDevice, greedy.id(), 60<<10, time.Hour)}})
+				post.mail(greedy.testDevice, greedy.id(), 60<<10, time.Hour)}})
 			if _, err := greedy.stream.Write(frame); err != nil {
 				return
 			}
@@ -302,15 +299,14 @@ func TestHeldSessionEnds(t *testing.T) {
 // TestLogShare: the logs of a pillar that fill their share are paused, others go
 // on, and they go on themselves when enough of them is gone.
 func TestLogShare(t *testing.T) {
-	var clock movableClock
+	var post letters
 	rig := newPillarRig(t, nil, func(c *overlay.PillarConfig) {
-		c.Now = clock.now
 		c.Quotas = overlay.Quotas{Log: 20 << 10}
 	})
 	author := rig.device(nil)
 	flood, calm := newForeignLog(rig), newForeignLog(rig)
 	entry := func(size int) overlay.BatchEntry {
-		return overlay.BatchEntry{Raw: clock.mail(author, author.id(), size, time.Hour)}
+		return overlay.BatchEntry{Raw: post.mail(author, author.id(), size, time.Hour)}
 	}
 	apply := func(l *foreignLog, size int) error {
 		_, err := rig.pillar.Apply(context.Background(), l.run(entry(size)))
@@ -335,13 +331,12 @@ func TestLogShare(t *testing.T) {
 	// It is remembered over a restart.
 	rig.stop()
 	rig.start(nil, identity.NewPillarKey(), func(c *overlay.PillarConfig) {
-		c.Now = clock.now
 		c.Quotas = overlay.Quotas{Log: 20 << 10}
 	})
 	if !rig.pillar.LogsPaused(flood.state.Pillar) {
 		t.Error("forgotten by a restart")
 	}
-	must(t, 0, rig.pillar.DropDays(millis(clock.now())+3*overlay.DayMillis))
+	must(t, 0, rig.pillar.DropDays(millis(time.Now())+3*overlay.DayMillis))
 	if rig.pillar.LogsPaused(flood.state.Pillar) {
 		t.Error("still paused when all of it is gone")
 	}
