@@ -174,11 +174,12 @@ func (p *Pillar) refuseTime(format string, args ...any) *Error {
 	return err
 }
 
-// checkTime refuses what is expired or from the future.
+// checkTime refuses what is expired or from the future by the clock here. Its
+// author, who has a clock too, tries elsewhere until it is over by that one.
 func (p *Pillar) checkTime(rec *Record, now uint64) *Error {
 	likely := p.clock.likely(now)
 	if rec.Expires <= min(now, likely) {
-		return p.refuseTime("expired at %s", millisText(rec.Expires))
+		return Refuse(CodeClockWrong, "expired at %s", millisText(rec.Expires))
 	}
 	if ahead := uint64(maxClockOff / time.Millisecond); rec.Created > max(now, likely)+ahead {
 		late := rec.Created - max(now, likely)

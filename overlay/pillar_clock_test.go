@@ -176,7 +176,7 @@ func TestClocksOfOthers(t *testing.T) {
 			mesh.mu.Lock()
 			mesh.others = nil
 			for _, skew := range skews {
-				mesh.others = append(mesh.others, overlay.PillarStatus{Connected: true, ClockSkew: skew})
+				mesh.others = append(mesh.others, overlay.PillarStatus{Connected: true, ClockKnown: true, ClockSkew: skew})
 			}
 			mesh.mu.Unlock()
 			time.Sleep(10 * time.Second) // virtual

@@ -86,6 +86,7 @@ func TestQuotaOfAuthor(t *testing.T) {
 	l := greedy.one(raw)
 	refusedFor(t, l, "again")
 	clock.move(48 * time.Hour)
+	rig.pillar.CheckClock()
 	if l := greedy.one(clock.mail(greedy.testDevice, to, 8<<10, 10*24*time.Hour)); l.Err != nil {
 		t.Errorf("two days later: %v", l.Err)
 	}

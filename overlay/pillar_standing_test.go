@@ -305,7 +305,7 @@ func TestClockInWords(t *testing.T) {
 			mesh.mu.Lock()
 			mesh.others = nil
 			for _, s := range skews {
-				mesh.others = append(mesh.others, overlay.PillarStatus{Connected: true, ClockSkew: s})
+				mesh.others = append(mesh.others, overlay.PillarStatus{Connected: true, ClockKnown: true, ClockSkew: s})
 			}
 			mesh.mu.Unlock()
 			time.Sleep(30 * time.Second) // virtual
@@ -314,7 +314,7 @@ func TestClockInWords(t *testing.T) {
 		if got := text(0, time.Second); got != "" {
 			t.Errorf("a right clock: %q", got)
 		}
-		if got := text(time.Hour, time.Hour); !strings.Contains(got, "1h0m0s off") || !strings.Contains(got, "nothing deleted") {
+		if got := text(time.Hour, time.Hour); !strings.Contains(got, "1h0m0s behind") || !strings.Contains(got, "nothing is deleted") {
 			t.Errorf("a wrong clock: %q", got)
 		}
 		if got := text(); got != "" {
