@@ -46,3 +46,6 @@ func SourceOf(a multiaddr.Multiaddr) string { return sourceOf(a) }
 func ScrubNow(ctx context.Context, p *Pillar) error {
 	return (&scrubber{p: p, first: true, at: time.Now()}).pass(ctx)
 }
+
+// CheckClock judges the clock, as is done every few seconds.
+func (p *Pillar) CheckClock() { p.checkClock() }

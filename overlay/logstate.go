@@ -33,7 +33,8 @@ type LogState struct {
 	Islands []Island // ascending, apart from the prefix and each other; at most MaxIslands
 
 	// Lacks are entries held for the chain only, prefix and islands alike,
-	// ascending; at most MaxLacks. They are values of their own, see Lack.
+	// ascending; at most MaxLacks, and fewer if other logs have many. They are
+	// values of their own, see Lack.
 	Lacks []Lack
 }
 

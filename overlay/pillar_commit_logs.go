@@ -207,10 +207,30 @@ func (c *committer) findLacks(s *LogState, run *followedRun, bare []int, pieces 
 			}
 		}
 	}
-	if len(s.Lacks)+len(lacks) > MaxLacks {
+	if len(lacks) > 0 && len(lacks) > c.lackRoom(s) {
 		return nil, fmt.Errorf("%w: log %s", ErrLacks, s.Log)
 	}
 	return lacks, nil
+}
+
+// Bounds of all lacks: whoever writes many logs of entries without records must
+// not fill the memory with them.
+const (
+	maxLacksOfPillar = 4 * MaxLacks
+	maxLacksOfAll    = 64 * MaxLacks
+)
+
+// lackRoom is how many more lacks a log may have.
+func (c *committer) lackRoom(s *LogState) int {
+	mine, all := 0, 0
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	for _, x := range c.p.logs {
+		if all += len(x.Lacks); x.Pillar == s.Pillar {
+			mine += len(x.Lacks)
+		}
+	}
+	return max(0, min(MaxLacks-len(s.Lacks), maxLacksOfPillar-mine, maxLacksOfAll-all))
 }
 
 // fillFrom takes the records of a run for entries that are held and lack them.

@@ -58,7 +58,7 @@ func (c *committer) takeLogFix(f *logFix) error {
 		return err
 	}
 	cut := f.cut
-	if room := MaxLacks - len(s.Lacks); len(lacks) > room {
+	if room := c.lackRoom(s); len(lacks) > room {
 		// More than can be asked for one by one: followed again from there.
 		l := &lacks[room]
 		if m := (Mark{l.Seq - 1, l.Before}); cut == nil || m.Seq < cut.Seq {

@@ -41,9 +41,13 @@ func (c *committer) takeFix(f *recordFix) {
 	}
 }
 
-// publishGone returns which of the records that were forgotten had been there,
-// and still lived.
+// publishGone returns which records that still lived had been counted without
+// being there: those of what was forgotten, and those whose bytes came again.
 func (c *committer) publishGone(done *Committed) (gone []RecordStub) {
+	for _, i := range done.Again {
+		a := &c.commit.Records[i]
+		gone = append(gone, RecordStub{ID: a.ID, Created: a.Created, Expires: a.Expires})
+	}
 	now := c.p.now()
 	i := 0
 	for _, f := range c.fixes {

@@ -175,6 +175,9 @@ type Committed struct {
 	// New[i]: Records[i] was not stored before. If false, only its Dot was
 	// added: bytes, boxes, Received and Via stay what they were.
 	New []bool
+	// Again has the indexes of Records that are New only because the bytes were
+	// missing of what was stored.
+	Again []int
 	// Forgotten[i]: there was a record of Forget[i] and it is removed.
 	Forgotten []bool
 }

@@ -156,6 +156,16 @@ func (p *Pebble) addRecords(b *pebble.Batch, c *overlay.Commit, next *summary, d
 		if _, gone := w.forgotten[a.ID]; gone {
 			stored = false
 		}
+		if err == nil && stored && len(a.Raw) > 0 {
+			if _, err = known.body(day, &a.ID, &w.head); errors.Is(err, errNoBody) {
+				// Somebody removed them: it is stored as if it had never been.
+				err, stored = nil, false
+				done.Again = append(done.Again, i)
+				if k, found := w.find(day); found && w.days[k].count > 0 {
+					w.days[k].count--
+				}
+			}
+		}
 		if err == nil && stored {
 			err = w.addDot(b, a)
 			done.Local[i] = w.head.local
