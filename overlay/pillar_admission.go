@@ -67,6 +67,9 @@ func (p *Pillar) checkDisk() {
 
 // refusal returns why nothing is taken now, nil if something may be.
 func (p *Pillar) refusal() *Error {
+	if p.clock.inDoubt(p.now()) {
+		p.checkClock()
+	}
 	switch {
 	case p.failure() != nil:
 		return errStoreBroken

@@ -163,6 +163,13 @@ func (c *pillarClock) witness() {
 // judged. c.mu is held.
 func (c *pillarClock) stepped(now uint64) bool { return c.judged.steppedBy(now).Abs() > maxClockOff }
 
+// inDoubt reports whether the clock stepped since it was judged.
+func (c *pillarClock) inDoubt(now uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stepped(now)
+}
+
 // trusted reports whether submissions are taken at now.
 func (c *pillarClock) trusted(now uint64) bool {
 	c.mu.Lock()
