@@ -371,6 +371,11 @@ func TestPillarClockSteps(t *testing.T) {
 		time.Sleep(time.Minute)
 		raw := c.message(c.id())
 		skew.Store(int64(40 * 365 * 24 * time.Hour))
+		mesh.mu.Lock()
+		for i := range mesh.others {
+			mesh.others[i].ClockSkew = -40 * 365 * 24 * time.Hour
+		}
+		mesh.mu.Unlock()
 		if l := c.one(raw); l.Err == nil || l.Err.Code != overlay.CodeClockWrong {
 			t.Fatalf("right after the step: %+v", l)
 		}
@@ -380,11 +385,6 @@ func TestPillarClockSteps(t *testing.T) {
 		if _, err := rig.pillar.Apply(t.Context(), log.Run(1, 1)); err != nil {
 			t.Fatal(err)
 		}
-		mesh.mu.Lock()
-		for i := range mesh.others {
-			mesh.others[i].ClockSkew = -40 * 365 * 24 * time.Hour
-		}
-		mesh.mu.Unlock()
 		time.Sleep(20 * time.Minute)
 		skew.Store(0)
 		mesh.mu.Lock()
