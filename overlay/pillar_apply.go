@@ -127,6 +127,11 @@ func (p *Pillar) ownLogID() LogID {
 
 // judgeRun decides for every entry what is stored of it. Entries that are held
 // with their records are only identified.
+//
+// Void is what nobody can have a valid record of: the ID is the payload's, and the
+// payload is wrong. Where only the signature is, whoever served the entry may have
+// broken it, and others may hold the record as its author signed it. So that is a
+// lack: neither acknowledged nor told of until the record is here, or over.
 func (p *Pillar) judgeRun(run *LogRun) (*followedRun, error) {
 	held, _ := p.held(run.State.Log)
 	now := p.now()
@@ -185,7 +190,12 @@ func (p *Pillar) judgeRun(run *LogRun) (*followedRun, error) {
 		x := &out.entries[i]
 		switch {
 		case rec == nil:
-		case errs[i] != nil || rec.Kind == KindPillar || rec.Kind == KindRevocation:
+		case rec.Kind == KindPillar || rec.Kind == KindRevocation:
+			x.Why = WhyVoid
+		case errs[i] == errUnsigned:
+			p.metrics.void.Inc()
+			x.Why, x.bare = WhyTrimmed, true
+		case errs[i] != nil:
 			x.Why = WhyVoid
 		default:
 			rec.detach()
@@ -230,6 +240,11 @@ func (x *runEntry) identify(network identity.NetworkID, v *Verifier, e *BatchEnt
 	}
 	if e.Raw == nil && (found.ID != e.ID || found.Expires != e.Expires) {
 		return nil, nil // they are of something else
+	}
+	if err != nil && v.Mendable(raw) {
+		found.Why = WhyTrimmed
+		x.LogEntry = found
+		return nil, nil
 	}
 	x.LogEntry = found
 	return rec, err

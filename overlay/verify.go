@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/internal/canon"
 )
 
 // Verifier checks the signatures of one network's records. It remembers
@@ -23,6 +24,10 @@ type Verifier struct {
 
 // certificatesKept bounds each generation of the certificate cache.
 const certificatesKept = 8192
+
+// errUnsigned is the only error of Verify that another signature over the same
+// payload, which has the same ID, could mend.
+var errUnsigned error = invalid(ErrSignature, "the signature does not match the record")
 
 type knownCertificate struct {
 	cert *identity.Certificate
@@ -50,6 +55,22 @@ func (v *Verifier) Network() identity.NetworkID { return v.network }
 // Parse reads one record and checks all but its signatures.
 func (v *Verifier) Parse(raw []byte) (*Record, error) { return ParseRecord(v.network, raw) }
 
+// Mendable reports whether the payload of bytes that are no record would be one
+// with another signature beside it.
+func (v *Verifier) Mendable(raw []byte) bool {
+	r := canon.MakeReader(raw)
+	r.Array(2)
+	payload := r.Bin(MaxRecord)
+	if r.Err() != nil {
+		return false
+	}
+	other := canon.AppendArray(make([]byte, 0, len(payload)+128), 2)
+	other = canon.AppendBin(other, payload)
+	other = canon.AppendBin(other, make([]byte, 64))
+	_, err := v.Parse(other)
+	return err == nil
+}
+
 // Verify checks the signatures of parsed records, together because that costs
 // half: errs[i] becomes nil if recs[i] is valid, else an *Invalid. Entries of
 // recs that are nil are passed over. One bad signature does not touch its
@@ -75,7 +96,7 @@ func (v *Verifier) Verify(recs []*Record, errs []error) {
 	s.run()
 	for j, i := range s.index {
 		if !s.ok[j] {
-			errs[i] = invalid(ErrSignature, "the signature does not match the record")
+			errs[i] = errUnsigned
 		}
 	}
 	clear(s.certs)

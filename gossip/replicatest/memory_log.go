@@ -3,6 +3,7 @@ package replicatest
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -281,6 +282,9 @@ func (m *Memory) judge(e *overlay.BatchEntry) (overlay.BatchEntry, *overlay.Reco
 	case err == nil && (e.Raw != nil || rec.ID == e.ID && rec.Expires == e.Expires):
 		return overlay.BatchEntry{Raw: rec.Raw, Expires: rec.Expires, ID: rec.ID}, rec
 	case rec != nil && e.Raw == nil && rec.ID != e.ID: // the bytes are of something else
+		return overlay.BatchEntry{Expires: e.Expires, ID: e.ID, Why: overlay.WhyTrimmed}, nil
+	case rec != nil && errors.Is(err, overlay.ErrSignature), rec == nil && m.verifier.Mendable(raw):
+		// Others may hold it as it was signed.
 		return overlay.BatchEntry{Expires: e.Expires, ID: e.ID, Why: overlay.WhyTrimmed}, nil
 	default:
 		return overlay.BatchEntry{Expires: e.Expires, ID: e.ID, Why: overlay.WhyVoid, Void: bytes.Clone(raw)}, nil

@@ -368,20 +368,47 @@ func testLackLimit(t *testing.T, s Subject, _ *recorder) {
 func testVoidBytes(t *testing.T, s Subject, _ *recorder) {
 	author := NewAuthor(t, s.Network.ID(), time.Now)
 	l := NewLog(s.Network.ID(), identity.NewPillarKey())
-	forged := bytes.Clone(author.Message(t, 64, time.Hour))
+	signed := author.Message(t, 64, time.Hour)
+	forged := bytes.Clone(signed)
 	forged[len(forged)-1] ^= 1
-	l.Add(t, author.Message(t, 64, time.Hour), forged, author.Message(t, 64, time.Hour))
+	l.Add(t, author.Message(t, 64, time.Hour), signed, author.Message(t, 64, time.Hour), badlyCertified(t, s), author.Message(t, 64, time.Hour))
 	void := func(seq int, raw []byte) overlay.BatchEntry {
 		return overlay.BatchEntry{Expires: l.Entries[seq-1].Expires, ID: l.Entries[seq-1].ID, Why: overlay.WhyVoid, Void: raw}
 	}
-	// What a holder calls void is judged by its bytes: one is not, one is, and
-	// of one the bytes are something else's.
-	apply(t, s, l.RunOf(1, void(1, l.Entries[0].Raw), void(2, forged), void(3, forged)))
-	wantLacks(t, s, l, 3)
+	// What a holder calls void is judged by its bytes: the first is not, of the
+	// second the bytes say nothing, since another signature may stand elsewhere,
+	// of the third they are something else's, and the fourth is.
+	apply(t, s, l.RunOf(1, void(1, l.Entries[0].Raw), void(2, forged), void(3, forged), void(4, l.Entries[3].Raw)))
+	wantLacks(t, s, l, 2, 3)
 	part, err := s.Replica.Read(l.ID, 1, 1<<20)
-	if err != nil || len(part) != 3 || !bytes.Equal(part[0].Raw, l.Entries[0].Raw) || part[1].Why != overlay.WhyVoid {
+	if err != nil || len(part) != 4 || !bytes.Equal(part[0].Raw, l.Entries[0].Raw) || part[3].Why != overlay.WhyVoid {
 		t.Fatalf("read %+v, %v", part, err)
 	}
+	// The same of a record as such, and with bytes behind it that are no signature.
+	junk := append(bytes.Clone(signed), 0)
+	apply(t, s, l.RunOf(5, void(5, append(bytes.Clone(l.Entries[4].Raw), 0))))
+	wantLacks(t, s, l, 2, 3, 5)
+	if taken, err := s.Replica.Take(t.Context(), overlay.ViaAudit, [][]byte{forged, junk, signed}); err != nil || !slices.Equal(taken, []bool{false, false, true}) {
+		t.Fatalf("taken %v, %v", taken, err)
+	}
+	wantLacks(t, s, l, 3, 5)
+}
+
+// A record whose signature was broken on the way is not void: it comes otherwise.
+func testBrokenSignature(t *testing.T, s Subject, _ *recorder) {
+	l := foreign(t, s, 9)
+	broken := slices.Clone(l.Entries)
+	broken[4].Raw = bytes.Clone(broken[4].Raw)
+	broken[4].Raw[len(broken[4].Raw)-1] ^= 1
+	apply(t, s, l.RunOf(1, broken...))
+	wantLacks(t, s, l, 5)
+	st := stateOf(t, s, l.ID)
+	if told, _ := st.Told(); st.Seq != 9 || told.Seq != 4 {
+		t.Fatalf("held to %d, told to %d", st.Seq, told.Seq)
+	}
+	apply(t, s, l.Run(1, 9))
+	wantLacks(t, s, l)
+	wantRead(t, s, l, 1, 9)
 }
 
 func testDropLog(t *testing.T, s Subject, m *recorder) {
