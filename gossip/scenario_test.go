@@ -1,7 +1,6 @@
 package gossip_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"sync/atomic"
@@ -268,8 +267,7 @@ func TestVoidEntriesAreCarried(t *testing.T) {
 		b := w.pillar().start(a)
 		c := w.pillar().start(b)
 		until(w.t, 10*time.Second, "meshed", func() bool { return meshed(a, b, c) })
-		bad := bytes.Clone(w.author.Message(w.t, 64, time.Hour))
-		bad[len(bad)-1] ^= 1
+		bad := replicatest.Unmendable(w.t, w.key.ID())
 		raws := append(w.author.Messages(w.t, 2), bad)
 		a.disk.Submit(append(raws, w.author.Messages(w.t, 2)...)...)
 		until(w.t, 5*time.Second, "converged", func() bool { return converged(a, b, c) && c.disk.Count() == 4 })

@@ -189,3 +189,11 @@ func (l *Log) Fork(seq uint64) *Log {
 	}
 	return f
 }
+
+// Unmendable returns bytes that are in shape and no valid record, whatever their
+// signature were: their certificate is of another network.
+func Unmendable(t testing.TB, network identity.NetworkID) []byte {
+	author := NewAuthor(t, identity.NewNetworkKey().ID(), time.Now)
+	author.network = network
+	return author.Message(t, 64, time.Hour)
+}

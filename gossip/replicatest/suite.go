@@ -180,7 +180,7 @@ func testApplyAgain(t *testing.T, s Subject, m *recorder) {
 func testVoid(t *testing.T, s Subject, m *recorder) {
 	author := NewAuthor(t, s.Network.ID(), time.Now)
 	l := NewLog(s.Network.ID(), identity.NewPillarKey())
-	bad := badlyCertified(t, s) // it parses, and no other signature could mend it
+	bad := Unmendable(t, s.Network.ID()) // it parses, and no other signature could mend it
 	l.Add(t, author.Message(t, 64, time.Hour), bad, author.Message(t, 64, time.Hour))
 	if st := apply(t, s, l.Run(1, 3)); st.Position != l.Position() {
 		t.Fatalf("state %+v, want %+v", st.Position, l.Position())
@@ -199,13 +199,6 @@ func testVoid(t *testing.T, s Subject, m *recorder) {
 	if _, _, fresh := m.runOf(t, l.ID); fresh != 2 {
 		t.Fatalf("%d new records, want 2", fresh)
 	}
-}
-
-// badlyCertified returns a record whose certificate is of another network.
-func badlyCertified(t *testing.T, s Subject) []byte {
-	author := NewAuthor(t, identity.NewNetworkKey().ID(), time.Now)
-	author.network = s.Network.ID()
-	return author.Message(t, 64, time.Hour)
 }
 
 func testBodiless(t *testing.T, s Subject, _ *recorder) {

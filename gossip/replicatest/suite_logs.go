@@ -371,7 +371,7 @@ func testVoidBytes(t *testing.T, s Subject, _ *recorder) {
 	signed := author.Message(t, 64, time.Hour)
 	forged := bytes.Clone(signed)
 	forged[len(forged)-1] ^= 1
-	l.Add(t, author.Message(t, 64, time.Hour), signed, author.Message(t, 64, time.Hour), badlyCertified(t, s), author.Message(t, 64, time.Hour))
+	l.Add(t, author.Message(t, 64, time.Hour), signed, author.Message(t, 64, time.Hour), Unmendable(t, s.Network.ID()), author.Message(t, 64, time.Hour))
 	void := func(seq int, raw []byte) overlay.BatchEntry {
 		return overlay.BatchEntry{Expires: l.Entries[seq-1].Expires, ID: l.Entries[seq-1].ID, Why: overlay.WhyVoid, Void: raw}
 	}
