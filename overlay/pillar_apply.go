@@ -151,7 +151,7 @@ func (p *Pillar) judgeRun(run *LogRun) (*followedRun, error) {
 		at += e.Len()
 		x.end = at
 		if e.Why == WhyGone && e.Raw == nil {
-			if confirmed && e.Expires > now {
+			if confirmed && e.Expires > now+2*uint64(maxClockOff.Milliseconds()) {
 				return nil, fmt.Errorf("%w: of log %s up to %d", ErrGone, run.State.Log, at)
 			}
 			x.LogEntry = LogEntry{Expires: e.Expires, ID: e.ID, Why: WhyGone}

@@ -1,7 +1,11 @@
 package overlay_test
 
 import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -304,5 +308,135 @@ func TestWatermarksByRange(t *testing.T) {
 		if l := c.one(raws[i]); l.Err != nil || l.Copies != copies {
 			t.Fatalf("submission %d again: %+v, want %d copies", i, l, copies)
 		}
+	}
+}
+
+// TestHostileRuns: runs that no honest caller makes are refused and change
+// nothing.
+func TestHostileRuns(t *testing.T) {
+	rig, l, _ := lateRig(t)
+	l.apply(1, 4)
+	gone := func(count uint64, expires time.Time) overlay.BatchEntry {
+		return overlay.BatchEntry{Why: overlay.WhyGone, Count: count, Expires: millis(expires), ID: overlay.RecordID(l.marks[6].Hash)}
+	}
+	over := time.Now().Add(-2 * time.Hour)
+	for name, change := range map[string]func(r *overlay.LogRun){
+		"entry 0":                  func(r *overlay.LogRun) { r.From = 0 },
+		"a run of none":            func(r *overlay.LogRun) { r.Entries = []overlay.BatchEntry{gone(0, over)} },
+		"a run past all sequences": func(r *overlay.LogRun) { r.Entries = []overlay.BatchEntry{gone(1<<63, over)} },
+		"two runs past all sequences": func(r *overlay.LogRun) {
+			r.Entries = []overlay.BatchEntry{gone(1<<62, over), gone(1<<62, over), gone(5, over)}
+		},
+		"from the last sequence": func(r *overlay.LogRun) { r.From = 1<<64 - 1 },
+		"gone and not expired":   func(r *overlay.LogRun) { r.Entries = []overlay.BatchEntry{gone(2, time.Now().Add(time.Hour))} },
+		"of another pillar":      func(r *overlay.LogRun) { r.State.Pillar = identity.NewPillarKey().ID() },
+		"another chain":          func(r *overlay.LogRun) { r.Before[3] ^= 1 },
+	} {
+		run := l.part(5, 6)
+		change(&run)
+		if st, err := rig.pillar.Apply(t.Context(), run); err == nil {
+			t.Errorf("%s: taken, the log is at %d", name, st.Seq)
+		}
+		if st := l.held(); st.Seq != 4 || len(st.Islands) > 0 {
+			t.Fatalf("%s changed the log: at %d, islands %v", name, st.Seq, st.Islands)
+		}
+	}
+	// What claims to live longer than anything does, without a body, is void, not
+	// asked for until then.
+	far := newHandLog(rig)
+	far.add(overlay.BatchEntry{Expires: 1 << 62, ID: overlay.RecordID{1}, Why: overlay.WhyTrimmed})
+	if st := far.apply(1, 1); len(st.Lacks) != 0 || st.Seq != 1 {
+		t.Errorf("%d lacks", len(st.Lacks))
+	}
+	// Nor can a pillar have everybody ask for what never was, in any number of
+	// logs.
+	author := newForeignLog(rig)
+	lacks := 0
+	for i := range 8 {
+		x := &handLog{foreignLog: &foreignLog{rig: rig, key: author.key}}
+		x.state.Pillar, x.state.Nonce = author.key.ID(), [16]byte{byte(i)}
+		x.state.Log = overlay.MakeLogID(rig.id, x.state.Pillar, x.state.Nonce)
+		x.state.Hash = overlay.ChainStart(x.state.Log)
+		x.marks = []overlay.Mark{{Hash: x.state.Hash}}
+		for j := range overlay.MaxLacks {
+			x.entries = append(x.entries, overlay.BatchEntry{Expires: millis(time.Now().Add(time.Hour)), ID: overlay.RecordID{byte(i), byte(j), byte(j >> 8)}, Why: overlay.WhyTrimmed})
+			e := &x.entries[j]
+			x.state.Hash = overlay.Chain(x.state.Hash, e.Expires, e.ID)
+			x.marks = append(x.marks, overlay.Mark{Seq: uint64(j + 1), Hash: x.state.Hash})
+		}
+		st, err := rig.pillar.Apply(t.Context(), x.part(1, overlay.MaxLacks))
+		if err != nil && !errors.Is(err, overlay.ErrLacks) {
+			t.Fatal(err)
+		}
+		lacks += len(st.Lacks)
+	}
+	if lacks != 4*overlay.MaxLacks {
+		t.Errorf("%d lacks of one pillar", lacks)
+	}
+}
+
+// TestApplyTogether: whatever comes at once, in whatever order, what is told is
+// there, and in the end all of it is.
+func TestApplyTogether(t *testing.T) {
+	rig := newPillarRig(t, newFakeMesh())
+	alice, bob := rig.device(nil), rig.device(nil)
+	l := newHandLog(rig)
+	const n = 120
+	for range n {
+		l.add(overlay.BatchEntry{Raw: alice.message(bob.id())})
+	}
+	var wg sync.WaitGroup
+	for w := range 6 {
+		rnd := rand.New(rand.NewPCG(1, uint64(w)))
+		wg.Go(func() {
+			for range 60 {
+				from := 1 + rnd.Uint64N(n)
+				to := min(n, from+rnd.Uint64N(20))
+				switch rnd.IntN(12) {
+				case 0:
+					if err := rig.pillar.Drop(t.Context(), l.state.Log); err != nil {
+						t.Error(err)
+					}
+				case 1:
+					if _, err := rig.pillar.Take(t.Context(), overlay.ViaAudit, l.raws(from, to)); err != nil {
+						t.Error(err)
+					}
+				case 2:
+					if err := overlay.ScrubNow(t.Context(), rig.pillar); err != nil {
+						t.Error(err)
+					}
+				case 3, 4:
+					_, err := rig.pillar.Apply(t.Context(), l.part(from, to, from))
+					if errors.Is(err, overlay.ErrConflict) || errors.Is(err, overlay.ErrChain) {
+						t.Error(err)
+					}
+				default:
+					_, err := rig.pillar.Apply(t.Context(), l.part(from, to))
+					if errors.Is(err, overlay.ErrConflict) || errors.Is(err, overlay.ErrChain) {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if st := l.apply(1, n); st.Position != l.state.Position || len(st.Lacks) != 0 || len(st.Islands) != 0 {
+		t.Fatalf("at %d with %d lacks, islands %v", st.Seq, len(st.Lacks), st.Islands)
+	}
+	all := readAll(t, rig.pillar, l.state.Log)
+	for i := range all {
+		if !bytes.Equal(all[i].Raw, l.entries[i].Raw) {
+			t.Fatalf("entry %d is another, or has no record", i+1)
+		}
+	}
+	got, _ := bob.session().resume(overlay.BoxMail, nil, false)
+	if len(all) != n || len(got) != n {
+		t.Fatalf("%d entries, %d records in the mailbox", len(all), len(got))
+	}
+	if err := overlay.ScrubNow(t.Context(), rig.pillar); err != nil {
+		t.Fatal(err)
+	}
+	if st := l.held(); st.Position != l.state.Position || len(st.Lacks) != 0 {
+		t.Fatalf("a scrub found something: at %d, %d lacks", st.Seq, len(st.Lacks))
 	}
 }
