@@ -136,7 +136,7 @@ func TestPillarApply(t *testing.T) {
 	if err != nil || len(entries) != 5 {
 		t.Fatalf("read: %d entries, %v", len(entries), err)
 	}
-	for i, want := range []overlay.Why{overlay.WhyNone, overlay.WhyVoid, overlay.WhyExpired, overlay.WhyNone, overlay.WhyTrimmed} {
+	for i, want := range []overlay.Why{overlay.WhyNone, overlay.WhyTrimmed, overlay.WhyExpired, overlay.WhyNone, overlay.WhyTrimmed} {
 		if entries[i].Why != want || (entries[i].Raw != nil) != (want == overlay.WhyNone) {
 			t.Errorf("entry %d: why %d, body %v, want why %d", i+1, entries[i].Why, entries[i].Raw != nil, want)
 		}
