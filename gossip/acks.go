@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -8,21 +9,35 @@ import (
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
-// acks counts how far this run's own log is durable at other pillars, and tells
-// the Replica. What a pillar once said stays true while it is away: it has the
-// entries on its disk. When it is back it says so again, or that it has less.
+// maxAckRuns bounds the runs of the own log that are remembered of one pillar:
+// a prefix and its islands, and as many that its streams brought.
+const maxAckRuns = 4 * overlay.MaxIslands
+
+// acks counts which entries of this run's own log are durable at other pillars,
+// and tells the Replica. What a pillar once said stays true while it is away: it
+// has the entries on its disk. When it is back it says so again, or that it has
+// less.
+//
+// An ack counts from where its stream began, so that fresh records count for
+// the write concern while history is still coming.
 type acks struct {
 	tell func(overlay.LogID, []overlay.Durable)
 
-	mu     sync.Mutex                   // held while tell runs, so that it is told in order
-	log    overlay.LogID                // guarded by mu
-	held   uint64                       // guarded by mu; the log's own length
-	seqs   map[identity.PillarID]uint64 // guarded by mu; durable at each pillar
-	sorted []uint64                     // guarded by mu; scratch
+	mu    sync.Mutex                  // held while tell runs, so that it is told in order
+	log   overlay.LogID               // guarded by mu
+	held  uint64                      // guarded by mu; the log's own length
+	runs  map[identity.PillarID]spans // guarded by mu; durable at each pillar
+	edges []edge                      // guarded by mu; scratch
+}
+
+// edge is where a pillar's run begins (+1) or has ended (-1).
+type edge struct {
+	seq uint64
+	by  int
 }
 
 func newAcks(tell func(overlay.LogID, []overlay.Durable)) *acks {
-	return &acks{tell: tell, seqs: map[identity.PillarID]uint64{}}
+	return &acks{tell: tell, runs: map[identity.PillarID]spans{}}
 }
 
 // grow notes that the own log is held up to seq.
@@ -31,51 +46,86 @@ func (a *acks) grow(log overlay.LogID, seq uint64) {
 	defer a.mu.Unlock()
 	if log != a.log {
 		a.log, a.held = log, 0
-		clear(a.seqs)
+		clear(a.runs)
 	}
 	a.held = max(a.held, seq)
 }
 
-// set notes that p holds log up to seq. Claims about other logs, or beyond the
-// log's end, count for nothing.
-func (a *acks) set(p identity.PillarID, log overlay.LogID, seq uint64) {
+// add notes that p holds from..to of log. Claims about other logs, or beyond
+// the log's end, count for nothing.
+func (a *acks) add(p identity.PillarID, log overlay.LogID, from, to uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if log != a.log || seq > a.held || seq <= a.seqs[p] {
+	if log != a.log || from == 0 || from > to || to > a.held {
 		return
 	}
-	a.seqs[p] = seq
+	old := a.runs[p]
+	if s, ok := old.find(to); ok && s.from <= from {
+		return
+	}
+	grown := old.add(from, to)
+	a.runs[p] = grown[max(0, len(grown)-maxAckRuns):]
 	a.tellLocked()
 }
 
-// restate takes the whole vector of a pillar that was away: its disk may be an
+// state takes what a pillar tells in a vector; whole if it is all that the
+// pillar holds of any log, and it may be less than before: its disk may be an
 // older one than it was.
-func (a *acks) restate(p identity.PillarID, v overlay.Vector) {
+func (a *acks) state(p identity.PillarID, log overlay.LogID, held spans, whole bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	pos, _ := v.Find(a.log)
-	if pos.Seq >= a.seqs[p] {
+	if log != a.log {
 		return
 	}
-	if a.seqs[p] = pos.Seq; pos.Seq == 0 {
-		delete(a.seqs, p)
+	if held.top() > a.held {
+		held = nil // nobody can have what was not written
+	}
+	before := a.runs[p]
+	after := held
+	if !whole {
+		after = before.plus(held)
+	}
+	after = after[max(0, len(after)-maxAckRuns):]
+	if slices.Equal(before, after) {
+		return
+	}
+	if a.runs[p] = after; len(after) == 0 {
+		delete(a.runs, p)
 	}
 	a.tellLocked()
+}
+
+// own is the log that is counted.
+func (a *acks) own() overlay.LogID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.log
 }
 
 // tellLocked tells the Replica. a.mu is held.
 func (a *acks) tellLocked() {
-	a.sorted = a.sorted[:0]
-	for _, s := range a.seqs {
-		a.sorted = append(a.sorted, s)
+	a.edges = a.edges[:0]
+	for _, runs := range a.runs {
+		for _, r := range runs {
+			a.edges = append(a.edges, edge{r.from, 1}, edge{r.to + 1, -1})
+		}
 	}
-	slices.Sort(a.sorted)
-	durable := make([]overlay.Durable, 0, len(a.sorted))
-	from := uint64(1)
-	for i, seq := range a.sorted {
-		if seq >= from {
-			durable = append(durable, overlay.Durable{From: from, To: seq, Copies: len(a.sorted) - i})
-			from = seq + 1
+	slices.SortFunc(a.edges, func(x, y edge) int { return cmp.Compare(x.seq, y.seq) })
+	var durable []overlay.Durable
+	copies := 0
+	for i := 0; i < len(a.edges); {
+		seq := a.edges[i].seq
+		for ; i < len(a.edges) && a.edges[i].seq == seq; i++ {
+			copies += a.edges[i].by
+		}
+		if copies == 0 {
+			continue
+		}
+		to := a.edges[i].seq - 1 // while copies > 0 an end is still to come
+		if n := len(durable); n > 0 && durable[n-1].Copies == copies && durable[n-1].To == seq-1 {
+			durable[n-1].To = to
+		} else {
+			durable = append(durable, overlay.Durable{From: seq, To: to, Copies: copies})
 		}
 	}
 	a.tell(a.log, durable)

@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"fmt"
+	"math"
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/internal/canon"
@@ -10,11 +11,20 @@ import (
 )
 
 // Bounds of what a follow holds that no signed head covers yet. Holders keep a
-// head at least every headEvery entries or headBytes bytes; a gap many times
-// larger is the provider's fault.
+// head at least every headEvery entries or headBytes bytes, at the end of a
+// commit; a gap many times larger is the provider's fault.
 const (
-	maxPendingEntries = 128 << 10
-	maxPendingBytes   = 64 << 20
+	maxPendingEntries = 32 << 10
+	maxPendingBytes   = 32 << 20
+	maxPendingOf      = 64 << 20 // bytes, of all follows from one provider
+)
+
+// Bounds of what a head may say.
+const (
+	maxSeq    = 1 << 48             // entries of a log
+	maxAhead  = 33 * 24 * 60 * 60e3 // ms from now that an entry may live, and a day
+	goneSlack = 60 * 1000           // ms that our clock may be behind the provider's
+	beginning = math.MaxUint64      // From of a Follow of what comes from now on
 )
 
 // fault is why a follow ended through its provider.
@@ -29,30 +39,76 @@ func faulty(reason, format string, args ...any) *fault {
 	return &fault{reason, fmt.Sprintf(format, args...)}
 }
 
+// forkError is a proof that a log was forked.
+type forkError struct{ proof *overlay.Forked }
+
+func (e *forkError) Error() string { return "the log was forked" }
+
 // chain checks the batches of one follow: that they are the log asked for, in
 // order, without gaps, and that they lead to heads signed by the log's pillar.
 // Nothing passes it before such a head is reached, so nothing that does not
 // link to one is ever stored. Used by one goroutine.
 type chain struct {
-	network identity.NetworkID
-	log     overlay.LogID
-	known   func(identity.PillarID) bool // whether a pillar is in the roster
+	network  identity.NetworkID
+	log      overlay.LogID
+	provider identity.PillarID
+	known    func(identity.PillarID) bool // whether the logs of a pillar are taken
+	now      func() uint64
+	// limit returns a place of the log ahead whose hash is linked to a signed
+	// head already: what is held, or another follow began, from there on. nil: no
+	// such place is looked for.
+	limit func(next uint64) (lead *lead)
 
-	next uint64       // sequence expected next
-	hash overlay.Hash // h(next-1)
-	base overlay.Hash // the hash before pending
-	head overlay.Head // newest that verified; zero before the first
+	opening bool          // the first batch says where the stream begins
+	opened  *overlay.Head // the head that it said so with, until the first run
+	next    uint64        // sequence expected next
+	hash    overlay.Hash  // h(next-1)
+	head    overlay.Head  // newest that verified; zero before the first
 
+	from    uint64 // of pending
+	before  overlay.Hash
 	pending []overlay.BatchEntry // accepted in order, not linked yet
 	bytes   int                  // of pending
+	since   int                  // bytes since the last head that was far enough
 	void    int                  // entries taken that are void
-	hole    uint64               // first entry taken whose body is missing though it lives; 0: none
+	other   *fork                // pending passed a place that has another hash
+}
+
+// taken is a run that links to a signed head.
+type taken struct {
+	*overlay.LogRun
+	reached []reachedHead // at its end, and where the first one began; several of a joined one
+	bytes   int
+	last    uint64
+	met     bool // it ends where the limit is: nothing more is needed
+}
+
+// start sets where the chain goes on.
+func (c *chain) start(seq uint64, hash overlay.Hash) {
+	c.next, c.hash = seq+1, hash
+	c.from, c.before = c.next, hash
+}
+
+// open takes the first batch of a stream whose follower knew no hash.
+func (c *chain) open(b *overlay.Batch) error {
+	switch {
+	case b.Log != c.log:
+		return faulty(faultLog, "asked for %s, got %s", c.log, b.Log)
+	case b.Head == nil || len(b.Entries) > 0 || b.From != b.Head.Seq+1:
+		return faulty(faultOrder, "a stream of unknown beginning")
+	}
+	if err := c.checkHead(b.Head); err != nil {
+		return err
+	}
+	c.start(b.Head.Seq, b.Head.Hash)
+	c.opening, c.opened = false, b.Head
+	return nil
 }
 
 // take checks b. It returns the run that b completes, nil if the head is still
 // ahead. The run's entries have ID and Expires set whether or not they have a
 // body.
-func (c *chain) take(b *overlay.Batch) (*overlay.LogRun, error) {
+func (c *chain) take(b *overlay.Batch) (*taken, error) {
 	switch {
 	case b.Log != c.log:
 		return nil, faulty(faultLog, "asked for %s, got %s", c.log, b.Log)
@@ -63,31 +119,42 @@ func (c *chain) take(b *overlay.Batch) (*overlay.LogRun, error) {
 	case b.Head == nil:
 		return nil, faulty(faultHead, "a batch without a head")
 	}
-	last := b.From + uint64(len(b.Entries)) - 1
+	last, err := c.measure(b)
+	if err != nil {
+		return nil, err
+	}
 	if b.Head.Seq < last {
 		return nil, faulty(faultHead, "entries to %d under a head at %d", last, b.Head.Seq)
 	}
 	if err := c.checkHead(b.Head); err != nil {
 		return nil, err
 	}
-	if len(c.pending) == 0 {
-		c.base = c.hash
+	var limit *lead
+	if c.limit != nil {
+		limit = c.limit(c.next)
 	}
 	for i := range b.Entries {
 		e := &b.Entries[i]
 		if err := identify(c.network, e); err != nil {
-			return nil, faulty(faultChain, "entry %d: %v", b.From+uint64(i), err)
+			return nil, faulty(faultChain, "entry %d: %v", c.next, err)
 		}
-		c.hash = overlay.Chain(c.hash, e.Expires, e.ID)
-		c.bytes += len(e.Raw) + len(e.Void) + 64
+		c.hash = overlay.ChainEntry(c.hash, e)
+		c.next += e.Len()
+		size := len(e.Raw) + len(e.Void) + 64
+		c.bytes += size
+		c.since += size
 		if e.Why == overlay.WhyVoid {
 			c.void++
 		}
-		if c.hole == 0 && e.Raw == nil && len(e.Void) == 0 && e.Why != overlay.WhyExpired {
-			c.hole = b.From + uint64(i)
+		if limit == nil || c.next-1 != limit.pos.Seq {
+			continue
 		}
+		if c.hash == limit.pos.Hash {
+			c.pending = append(c.pending, b.Entries[:i+1]...)
+			return c.run(limit.known(), true), nil
+		}
+		c.other = &fork{at: limit.known(), before: c.hash, from: len(c.pending) + i + 1}
 	}
-	c.next = last + 1
 	if c.pending == nil {
 		c.pending = b.Entries
 	} else {
@@ -102,18 +169,86 @@ func (c *chain) take(b *overlay.Batch) (*overlay.LogRun, error) {
 	if b.Head.Hash != c.hash {
 		return nil, faulty(faultChain, "entries to %d do not link to the signed head", last)
 	}
-	run := &overlay.LogRun{
-		State: overlay.LogState{
-			Pillar: c.head.Pillar, Nonce: c.head.Nonce,
-			Position: overlay.Position{Log: c.log, Seq: last, Hash: c.hash},
-			Head:     b.Head,
-		},
-		From:    c.next - uint64(len(c.pending)),
-		Before:  c.base,
-		Entries: c.pending,
+	if c.other != nil {
+		if c.other.at == nil {
+			return nil, errUnproven
+		}
+		if proof := c.other.prove(c.pending, b.Head); proof != nil && proof.Proves(c.network) {
+			return nil, &forkError{proof}
+		}
+		return nil, faulty(faultChain, "entries to %d are another history", last)
 	}
+	return c.run(b.Head, false), nil
+}
+
+// measure says where a batch ends, and that no run of it is absurd.
+func (c *chain) measure(b *overlay.Batch) (last uint64, err error) {
+	last = b.From - 1
+	for i := range b.Entries {
+		e := &b.Entries[i]
+		if e.Why == overlay.WhyGone && e.Expires > c.now()+goneSlack {
+			return 0, faulty(faultGone, "entries from %d on are said to be gone, and live", last+1)
+		}
+		n := e.Len()
+		if n > maxSeq || last+n > maxSeq {
+			return 0, faulty(faultOrder, "%d entries in one", n)
+		}
+		last += n
+	}
+	return last, nil
+}
+
+// run is what is pending, which ends at a signed head.
+func (c *chain) run(head *overlay.Head, met bool) *taken {
+	r := &taken{
+		LogRun: &overlay.LogRun{
+			State: overlay.LogState{
+				Pillar: c.head.Pillar, Nonce: c.head.Nonce,
+				Position: overlay.Position{Log: c.log, Seq: c.next - 1, Hash: c.hash},
+				Head:     head,
+			},
+			From:    c.from,
+			Before:  c.before,
+			Entries: c.pending,
+		},
+		bytes: c.bytes, last: c.next - 1, met: met,
+	}
+	if c.opened != nil {
+		r.reached, c.opened = append(r.reached, reachedHead{c.opened, false}), nil
+	}
+	if head != nil {
+		r.reached = append(r.reached, reachedHead{head, c.since >= headBytes})
+	}
+	if c.since >= headBytes {
+		c.since = 0
+	}
+	c.from, c.before = c.next, c.hash
 	c.pending, c.bytes = nil, 0
-	return run, nil
+	return r
+}
+
+// fork is a place where the chain has another hash than a signed head.
+type fork struct {
+	at     *overlay.Head // what is known
+	before overlay.Hash  // the chain's there
+	from   int           // what is pending behind it
+}
+
+// prove makes the proof that head, which pending leads to, and what is known are
+// two histories; nil if entries on the way are not there one by one.
+func (f *fork) prove(pending []overlay.BatchEntry, head *overlay.Head) *overlay.Forked {
+	pending = pending[f.from:]
+	if len(pending) > overlay.MaxLinks {
+		return nil
+	}
+	proof := &overlay.Forked{Head: f.at, Other: head, Before: f.before}
+	for i := range pending {
+		if pending[i].Why == overlay.WhyGone {
+			return nil
+		}
+		proof.Links = append(proof.Links, overlay.LogEntry{Expires: pending[i].Expires, ID: pending[i].ID})
+	}
+	return proof
 }
 
 // checkHead verifies a head unless it is the one that verified last.
@@ -129,6 +264,12 @@ func (c *chain) checkHead(h *overlay.Head) error {
 	}
 	if !c.known(h.Pillar) {
 		return fmt.Errorf("log %s is of pillar %s: %w", c.log, h.Pillar, errStranger)
+	}
+	if h.Seq > maxSeq || h.Dies > c.now()+maxAhead {
+		if h.Pillar == c.provider {
+			return faulty(faultHead, "a head from the future: entry %d, dies %d", h.Seq, h.Dies)
+		}
+		return fmt.Errorf("log %s is of pillar %s: %w", c.log, h.Pillar, errStranger) // who carries it is not who signed it
 	}
 	c.head = *h
 	return nil

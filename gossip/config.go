@@ -34,6 +34,14 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 
+	// Full, if set, says that the pillar takes nothing for want of disk: no log is
+	// followed meanwhile. It must not block.
+	Full func() bool
+
+	// MaxFollowers is how many live followers of one log are served; who comes
+	// beyond is sent to one of them. Default 64.
+	MaxFollowers int
+
 	// VectorEvery is how often changed positions are told to connected pillars.
 	// Default 2 s.
 	VectorEvery time.Duration
@@ -75,6 +83,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.MaxFollowers <= 0 {
+		c.MaxFollowers = 64
 	}
 	for _, d := range []struct {
 		v   *time.Duration

@@ -133,7 +133,7 @@ func (d *dialer) reach(ctx context.Context, p identity.PillarID, wake chan struc
 			d.wait(ctx, d.jitter(pause/4), nil)
 			continue
 		}
-		if d.parted(p) || d.parted(d.m.self) {
+		if d.parted(p) || d.parted(d.m.self) || d.m.scores.refused(peer.ID(p)) > 0 {
 			pause = d.m.cfg.DialMax // who is back comes by itself
 		} else {
 			had, err := d.try(ctx, p, &wrong)

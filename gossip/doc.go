@@ -20,7 +20,13 @@
 //	checks order, chain, head   chain.take           chain.go
 //	stores                      Replica.Apply        follow.go
 //	and says so                 Ack
-//	copies are counted          acks.set             acks.go
+//	copies are counted          acks.add             acks.go
+//
+// Of each log there is one live follow, chosen in follows.go; what is missing
+// below it comes by ranges, chosen in fill.go. What is held is told in vectors.go
+// and served from logs.go, tail.go and heads.go. Where histories differ,
+// doubts.go asks and forks.go proves; who breaks the rules is counted in
+// score.go.
 //
 // Beneath the logs lies the audit, which relies on none of them: every few
 // seconds two pillars compare all that they hold, and repair what differs.

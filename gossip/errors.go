@@ -1,12 +1,16 @@
 package gossip
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/obelisk-network/obelisk/overlay"
+)
 
 var (
 	// errStopped: the Mesh does not run.
 	errStopped = errors.New("replication is not running")
 	// errStranger: a log's pillar is in no roster record that was seen, or has
-	// more logs than a pillar may.
+	// more logs than a pillar may, or signs what no log can be.
 	errStranger = errors.New("not a pillar of this network that is known here, or one of too many logs")
 	// errSessionLost: the session ended.
 	errSessionLost = errors.New("the session ended")
@@ -14,4 +18,18 @@ var (
 	errDied = errors.New("the log has died")
 	// errNoHead: a holder has no signed head for entries it was asked for.
 	errNoHead = errors.New("no signed head reaches these entries")
+	// errForked: the log was forked.
+	errForked = errors.New("the log was forked")
+	// errUnproven: the log was forked, but what would prove it to others is not
+	// kept here.
+	errUnproven = errors.New("the log was forked, which cannot be proven from here")
+	// errBetter, errIdle: why a follow is ended that is not needed.
+	errBetter = errors.New("somebody else offers more of it")
+	errIdle   = errors.New("nothing moves in it")
 )
+
+// misframed reports whether reading failed because the other side broke the
+// rules of frames, not because its connection did.
+func misframed(err error) bool {
+	return errors.Is(err, overlay.ErrFrame) && !errors.Is(err, overlay.ErrCut)
+}

@@ -1,6 +1,8 @@
 package gossip
 
 import (
+	"context"
+
 	"github.com/hashicorp/memberlist"
 
 	"github.com/obelisk-network/obelisk/gossip/sketch"
@@ -22,15 +24,46 @@ var MetaSigned = metaSigned
 // MemberAddr is the address a pillar has in memberlist.
 var MemberAddr = memberAddr
 
-// MaxFollowers is the budget of a provider, MaxFollowersOf what one pillar gets
-// of it.
-const (
-	MaxFollowers   = maxFollowers
-	MaxFollowersOf = maxFollowersOf
-)
+// MaxRangesOf is how many ranges of history one pillar is served at once.
+const MaxRangesOf = maxRangesOf
 
 // MaxLogsOf is how many logs of one pillar are held.
 const MaxLogsOf = maxLogsOf
+
+// SaveHeads puts heads of a log on a disk as a run of a Mesh leaves them there.
+func SaveHeads(notes Notes, log overlay.LogID, kept []*overlay.Head, ends ...*overlay.Head) error {
+	m := &Mesh{cfg: Config{Notes: notes}}
+	leads := func(heads []*overlay.Head) (leads []*lead) {
+		for _, h := range heads {
+			leads = append(leads, headLead(log, h))
+		}
+		return leads
+	}
+	all := leads(kept)
+	for chunk := 0; chunk*headsPerNote < len(all); chunk++ {
+		if err := m.saveHeads(context.Background(), headsKey(log, chunk), all[chunk*headsPerNote:min(len(all), (chunk+1)*headsPerNote)]); err != nil {
+			return err
+		}
+	}
+	return m.saveHeads(context.Background(), endsKey(log), leads(ends))
+}
+
+// DeafMembers makes a Mesh's memberlist hear nothing, or hear again.
+func (m *Mesh) DeafMembers() (undo func()) {
+	m.member.mu.Lock()
+	defer m.member.mu.Unlock()
+	t := m.member.transport
+	m.member.transport = nil
+	return func() {
+		m.member.mu.Lock()
+		defer m.member.mu.Unlock()
+		m.member.transport = t
+	}
+}
+
+// AliveMembers is how many members memberlist holds for alive, this one
+// included.
+func (m *Mesh) AliveMembers() int { return len(m.member.alive()) }
 
 // Ledger is what is held, for tests.
 type Ledger struct{ l *ledger }

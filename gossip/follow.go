@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,30 +18,56 @@ import (
 
 // Bounds of following.
 const (
-	runQueue     = 8       // linked runs waiting to be applied
+	runQueue     = 4       // linked runs waiting to be applied
 	applyEntries = 8192    // entries of one Apply, about
 	applyBytes   = 4 << 20 // bytes of one Apply, about
 	maxLogsOf    = 4096    // logs held of one pillar; further ones are not begun
+
+	// History is applied in chunks of half a commit, two of them at a time: while
+	// one is verified the other is written, and what is fresh waits for at most
+	// one commit.
+	historyEntries = 2048
+	historyBytes   = 2 << 20
+	historyApplies = 2
+	// freshWithin is how close to the end of what its provider tells a run of a
+	// live follow counts as fresh.
+	freshWithin = 256
 )
 
-// follow is one log being followed from one provider.
+// follow is one log being followed from one provider: live, or a range of its
+// history.
 type follow struct {
 	m        *Mesh
 	log      overlay.LogID
 	provider *session
 	cancel   context.CancelCauseFunc
+	live     bool
+	probes   bool // a range that is asked for to see whose history is told
+	ask      overlay.Follow
 
-	reached atomic.Uint64 // last entry received
-	moved   atomic.Int64  // when bytes came last, Unix ns of time.Now
-	reading atomic.Bool   // waiting for the provider, not for ourselves
+	begins  atomic.Uint64        // first entry the stream brings; 0 until that is known
+	opening atomic.Pointer[lead] // behind which it begins, if the provider chose that
+	reached atomic.Uint64        // last entry received
+	brought atomic.Uint64        // entries that were new here
+	since   time.Time            // when it was started
+	moved   atomic.Int64         // when bytes came last, Unix ns of time.Now
+	reading atomic.Bool          // waiting for the provider, not for ourselves
 
 	behind time.Time // since when others have more; only the supervisor uses it
 }
+
+// nowOn reports whether the provider chooses where the stream begins.
+func (f *follow) nowOn() bool { return f.live && f.ask.From == beginning }
 
 // busyError is a provider's refusal.
 type busyError struct{ refusal *overlay.Error }
 
 func (e busyError) Error() string { return "provider refused: " + e.refusal.Error() }
+
+// elsewhereError is a provider without room for another live follower.
+type elsewhereError struct{ to peer.ID }
+
+func (e elsewhereError) Error() string { return "provider names " + e.to.String() }
 
 // applyError is the Replica's refusal: nobody else's fault.
 type applyError struct{ err error }
@@ -48,9 +75,9 @@ type applyError struct{ err error }
 func (e applyError) Error() string { return "apply: " + e.err.Error() }
 func (e applyError) Unwrap() error { return e.err }
 
-// run follows until ctx ends, the stream does, or the provider is at fault.
+// run follows until ctx ends, the stream does, or the provider is at fault. nil
+// is the end of a range.
 func (f *follow) run(ctx context.Context) error {
-	start := f.m.logs.position(f.log)
 	open, cancel := context.WithTimeout(ctx, openTimeout)
 	stream, err := f.m.cfg.Links.Open(open, f.provider.peer, overlay.ProtoFollow)
 	cancel()
@@ -63,16 +90,15 @@ func (f *follow) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { stream.Reset() })()
 
 	stream.SetWriteDeadline(time.Now().Add(openTimeout))
-	req := &overlay.Follow{Log: f.log, From: start.Seq + 1, Before: start.Hash}
-	if _, err := stream.Write(overlay.AppendFrame(nil, req)); err != nil {
+	if _, err := stream.Write(overlay.AppendFrame(nil, &f.ask)); err != nil {
 		return fmt.Errorf("ask to follow: %w", err)
 	}
-	runs := make(chan linked, runQueue)
+	runs := make(chan *taken, runQueue)
 	var reader sync.WaitGroup
 	var readErr error
 	reader.Go(func() {
 		defer close(runs)
-		readErr = f.read(ctx, stream, start, runs)
+		readErr = f.read(ctx, stream, runs)
 	})
 	err = f.apply(ctx, stream, runs)
 	stop()
@@ -83,42 +109,60 @@ func (f *follow) run(ctx context.Context) error {
 	return readErr
 }
 
-// read checks what the provider sends and hands on what links to signed heads.
-func (f *follow) read(ctx context.Context, stream overlay.Stream, start overlay.Position, runs chan<- linked) error {
-	known := func(p identity.PillarID) bool {
-		return f.m.knows(p) && (start.Seq > 0 || f.m.logs.written(p) < maxLogsOf)
+// chain returns what checks the stream.
+func (f *follow) chain() *chain {
+	m := f.m
+	c := &chain{network: m.cfg.Network, log: f.log, provider: f.provider.id, now: m.now,
+		known: func(p identity.PillarID) bool {
+			return m.knows(p) && (m.logs.holdsAny(f.log) || m.logs.written(p) < maxLogsOf && !m.forks.tooMany(p))
+		}}
+	if !f.live {
+		c.limit = func(next uint64) *lead { return m.follows.ahead(f, next) }
 	}
-	c := &chain{network: f.m.cfg.Network, log: f.log, known: known, next: start.Seq + 1, hash: start.Hash}
+	if c.opening = f.ask.Before == (overlay.Hash{}); !c.opening {
+		c.start(f.ask.From-1, f.ask.Before)
+		f.begins.Store(f.ask.From)
+	}
+	return c
+}
+
+// read checks what the provider sends and hands on what links to signed heads.
+func (f *follow) read(ctx context.Context, stream overlay.Stream, runs chan<- *taken) error {
+	c := f.chain()
 	frames := overlay.NewFrameReader(&moving{stream, &f.moved})
 	frames.Accept()
-	now := f.m.now
+	counted := 0 // bytes pending, as the provider is charged with
+	defer func() { f.provider.pending.Add(-int64(counted)) }()
 	for {
 		f.reading.Store(true)
 		msg, err := frames.Next()
 		f.reading.Store(false)
-		if err != nil {
-			if errors.Is(err, overlay.ErrFrame) && !errors.Is(err, io.ErrUnexpectedEOF) && ctx.Err() == nil {
-				return faulty(faultFrame, "%v", err)
-			}
+		switch {
+		case err == nil:
+		case misframed(err) && ctx.Err() == nil:
+			return faulty(faultFrame, "%v", err)
+		case errors.Is(err, io.EOF) && !errors.Is(err, overlay.ErrCut) && !f.live && ctx.Err() == nil:
+			return f.ended(c)
+		default:
 			return err
 		}
-		var batch *overlay.Batch
-		switch msg := msg.(type) {
-		case *overlay.Batch:
-			batch = msg
-		case *overlay.Busy:
-			if msg.Err == nil {
-				return faulty(faultFrame, "a refusal without reason")
+		batch, ok := msg.(*overlay.Batch)
+		if !ok {
+			return f.refused(msg)
+		}
+		f.m.met.batchesReceived.Inc()
+		if c.opening {
+			if err := c.open(batch); err != nil {
+				return err
 			}
-			return busyError{msg.Err}
-		case *overlay.Elsewhere:
-			return busyError{overlay.Refuse(overlay.CodeBusy, "try %s", msg.Peer)}
-		default:
-			return faulty(faultFrame, "message type %d", msg.Type())
+			f.opening.Store(headLead(f.log, batch.Head))
+			f.reached.Store(c.next - 1)
+			f.begins.Store(c.next)
+			f.m.follows.opened(f, batch.Head)
+			continue
 		}
 		void := c.void
 		run, err := c.take(batch)
-		f.m.met.batchesReceived.Inc()
 		f.m.met.entriesReceived.Add(float64(len(batch.Entries)))
 		if c.void > void {
 			f.m.met.void.Add(float64(c.void - void))
@@ -126,9 +170,14 @@ func (f *follow) read(ctx context.Context, stream overlay.Stream, start overlay.
 		if err != nil {
 			return err
 		}
+		if f.provider.pending.Add(int64(c.bytes-counted)) > maxPendingOf && c.bytes > maxPendingBytes/8 {
+			counted = c.bytes
+			return faulty(faultHead, "too much without heads, of all its logs")
+		}
+		counted = c.bytes
 		// A head kept for history tells when what lies before it died; only at the
 		// end of what the provider has does it speak of the whole log.
-		if batch.Head.Dies <= now() && batch.Head.Seq >= f.provider.holds(f.log) {
+		if f.live && batch.Head.Dies <= f.m.now() && batch.Head.Seq >= f.provider.told(f.log).runs.top() {
 			return errDied
 		}
 		f.reached.Store(c.next - 1)
@@ -136,17 +185,44 @@ func (f *follow) read(ctx context.Context, stream overlay.Stream, start overlay.
 			continue
 		}
 		select {
-		case runs <- linked{run, c.hole}:
+		case runs <- run:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if run.met {
+			return nil
 		}
 	}
 }
 
-// linked is a run that links to a signed head.
-type linked struct {
-	*overlay.LogRun
-	hole uint64 // first entry of the stream that came without its body; 0: none
+// refused is what an answer that is no Batch means.
+func (f *follow) refused(msg overlay.Message) error {
+	switch msg := msg.(type) {
+	case *overlay.Busy:
+		if msg.Err != nil {
+			return busyError{msg.Err}
+		}
+	case *overlay.Elsewhere:
+		return elsewhereError{peer.ID(msg.Peer)}
+	case *overlay.Forked:
+		return f.m.forks.answered(f.log, overlay.Mark{Seq: f.ask.From - 1, Hash: f.ask.Before}, msg)
+	}
+	return faulty(faultFrame, "message type %d", msg.Type())
+}
+
+// ended judges the graceful end of a range.
+func (f *follow) ended(c *chain) error {
+	switch {
+	case c.opening:
+		return faulty(faultOrder, "an end without a beginning")
+	case len(c.pending) > 0:
+		return faulty(faultHead, "an end without a head")
+	case c.next == f.begins.Load() && c.next <= f.ask.To:
+		if _, claims := f.provider.told(f.log).runs.find(c.next); claims {
+			return faulty(faultClaim, "it says it holds entry %d, and does not send it", c.next)
+		}
+	}
+	return nil
 }
 
 // moving notes when bytes come: a provider that sends a large frame over a slow
@@ -162,25 +238,26 @@ func (m *moving) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// apply stores runs, all that wait as one, and acks them. What came without its
-// body is never acked, nor is what follows it.
-func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan linked) error {
+// apply stores runs, all that wait as one, and acks them.
+func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan *taken) error {
 	var frame []byte
 	var acked uint64
 	for run := range runs {
-		run = gather(run, runs)
-		before := f.m.logs.position(f.log).Seq
-		state, err := f.m.cfg.Replica.Apply(ctx, *run.LogRun)
+		history := !f.live || run.last+freshWithin < f.provider.told(f.log).runs.top()
+		relayed := run.State.Pillar != f.provider.id
+		if history || relayed {
+			run = gather(run, runs, historyEntries/8, historyBytes/8)
+		} else {
+			run = gather(run, runs, applyEntries, applyBytes)
+		}
+		// Who is not the log's pillar may be catching up itself, and have history
+		// follow what it tells at once.
+		history = history || relayed && len(run.Entries) > freshWithin
+		state, err := f.store(ctx, run, history)
 		if err != nil {
-			return applyError{err}
+			return err
 		}
-		if last := run.State.Seq; last > before {
-			f.m.met.entriesNew.Add(float64(last - max(before, run.From-1)))
-		}
-		upTo := min(state.Seq, run.State.Seq)
-		if run.hole > 0 {
-			upTo = min(upTo, run.hole-1)
-		}
+		upTo := ackable(&state, f.begins.Load(), run.last)
 		if upTo <= acked {
 			continue
 		}
@@ -194,34 +271,76 @@ func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan l
 	return nil
 }
 
+// store has the Replica take a run; history waits for its turn.
+func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.LogState, error) {
+	m := f.m
+	if history {
+		select {
+		case m.follows.slots <- struct{}{}:
+			defer func() { <-m.follows.slots }()
+		case <-ctx.Done():
+			return overlay.LogState{}, ctx.Err()
+		}
+	}
+	if m.logs.isDead(f.log) {
+		return overlay.LogState{}, errForked
+	}
+	held, _ := m.logs.state(f.log)
+	fresh := spans{{run.From, run.last}}.minus(heldSpans(&held)).count()
+	state, err := m.cfg.Replica.Apply(ctx, *run.LogRun)
+	switch {
+	case err == nil:
+	case errors.Is(err, overlay.ErrIslands), errors.Is(err, overlay.ErrLacks), errors.Is(err, overlay.ErrConflict):
+		return state, err
+	default:
+		return state, applyError{err}
+	}
+	m.logs.keepHeads(f.log, run.reached)
+	m.met.entriesNew.Add(float64(fresh))
+	f.brought.Add(fresh)
+	if history {
+		m.follows.history.Add(fresh)
+	}
+	return state, nil
+}
+
+// ackable is how far everything from entry from on is durable, records and all,
+// up to last; 0 if not even from is.
+func ackable(s *overlay.LogState, from, last uint64) uint64 {
+	held, ok := heldSpans(s).find(last)
+	if !ok || held.from > from {
+		return 0
+	}
+	i := sort.Search(len(s.Lacks), func(i int) bool { return s.Lacks[i].Seq >= from })
+	if i < len(s.Lacks) && s.Lacks[i].Seq <= last {
+		return s.Lacks[i].Seq - 1
+	}
+	return last
+}
+
 // gather joins run with those that wait behind it, up to about what one commit
 // should take.
-func gather(run linked, runs <-chan linked) linked {
-	bytes := runBytes(run.LogRun)
-	for joined := false; len(run.Entries) < applyEntries && bytes < applyBytes; joined = true {
+func gather(run *taken, runs <-chan *taken, maxEntries, maxBytes int) *taken {
+	for joined := false; len(run.Entries) < maxEntries && run.bytes < maxBytes; joined = true {
 		select {
 		case next, ok := <-runs:
 			if !ok {
 				return run
 			}
-			bytes += runBytes(next.LogRun)
 			if !joined {
 				entries := make([]overlay.BatchEntry, 0, len(run.Entries)+4*len(next.Entries))
-				run.LogRun = &overlay.LogRun{From: run.From, Before: run.Before, Entries: append(entries, run.Entries...)}
+				all := *run
+				all.LogRun = &overlay.LogRun{From: run.From, Before: run.Before, Entries: append(entries, run.Entries...)}
+				run = &all
 			}
-			run.State, run.Entries, run.hole = next.State, append(run.Entries, next.Entries...), next.hole
+			run.State, run.Entries = next.State, append(run.Entries, next.Entries...)
+			run.reached = append(run.reached, next.reached...)
+			run.bytes, run.last, run.met = run.bytes+next.bytes, next.last, next.met
 		default:
 			return run
 		}
 	}
 	return run
-}
-
-func runBytes(run *overlay.LogRun) (n int) {
-	for i := range run.Entries {
-		n += entrySize(&run.Entries[i])
-	}
-	return n
 }
 
 // provides reports whether the follow's provider is p.

@@ -57,7 +57,8 @@ type pillar struct {
 	every   time.Duration // between audit rounds; 0: as usual
 	omit    uint64        // bits that short IDs lack
 	record  atomic.Pointer[overlay.Record]
-	opened  atomic.Int64 // sessions and follows that it opened
+	config  func(*gossip.Config) // changes it before the start
+	opened  atomic.Int64         // sessions and follows that it opened
 }
 
 // pillar makes a pillar that does not run yet.
@@ -88,6 +89,9 @@ func (p *pillar) start(bootstrap ...*pillar) *pillar {
 	}
 	if !p.w.member {
 		cfg.WithoutMember()
+	}
+	if p.config != nil {
+		p.config(&cfg)
 	}
 	mesh, err := gossip.New(cfg)
 	if err != nil {
@@ -202,4 +206,9 @@ func meshed(all ...*pillar) bool {
 		}
 	}
 	return true
+}
+
+// fill makes p say that its disk is full while full is set.
+func (p *pillar) fill(full *atomic.Bool) {
+	p.config = func(c *gossip.Config) { c.Full = func() bool { return full.Load() } }
 }

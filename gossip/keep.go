@@ -12,9 +12,11 @@ import (
 
 // Heads are kept as notes "gossip/heads/" + LogID + chunk (two bytes
 // big-endian), each a list of up to headsPerNote heads: with them any holder
-// can serve a log's history in runs that link to signed heads.
+// can serve a log's history in runs that link to signed heads. Those at which
+// something ends are the note "gossip/ends/" + LogID.
 const (
 	headsPrefix  = "gossip/heads/"
+	endsPrefix   = "gossip/ends/"
 	headsPerNote = 192 // of some 250 bytes each; a note holds 64 KiB
 	maxHeadNotes = 4096
 	keepTick     = 5 * time.Second
@@ -25,31 +27,58 @@ func headsKey(log overlay.LogID, chunk int) string {
 	return headsPrefix + string(log[:]) + string(binary.BigEndian.AppendUint16(nil, uint16(chunk)))
 }
 
+func endsKey(log overlay.LogID) string { return endsPrefix + string(log[:]) }
+
 // loadLogs takes what the Replica and the notes have of every log.
 func (m *Mesh) loadLogs() error {
 	for _, s := range m.cfg.Replica.Logs() {
-		var heads []*overlay.Head
+		var kept []*overlay.Head
 		for chunk := range maxHeadNotes {
-			data, err := m.cfg.Notes.LoadNote(headsKey(s.Log, chunk))
+			part, err := m.loadHeads(s.Log, headsKey(s.Log, chunk))
 			if err != nil {
-				return fmt.Errorf("gossip: load heads: %w", err)
+				return err
 			}
-			if data == nil {
-				break
-			}
-			part, err := decodeHeads(data)
-			if err != nil {
-				m.log.Warn("stored heads are damaged: history is served by others", "log", s.Log, "err", err)
-				break
-			}
-			heads = append(heads, part...)
+			kept = append(kept, part...)
 			if len(part) < headsPerNote {
 				break
 			}
 		}
-		m.logs.load(s, heads)
+		ends, err := m.loadHeads(s.Log, endsKey(s.Log))
+		if err != nil {
+			return err
+		}
+		m.logs.load(s, kept, ends)
+		m.findBase(&s)
 	}
 	return nil
+}
+
+// loadHeads reads one note of heads; none if it is damaged.
+func (m *Mesh) loadHeads(log overlay.LogID, key string) ([]*overlay.Head, error) {
+	data, err := m.cfg.Notes.LoadNote(key)
+	if err != nil {
+		return nil, fmt.Errorf("gossip: load heads: %w", err)
+	}
+	if data == nil {
+		return nil, nil
+	}
+	heads, err := decodeHeads(data)
+	if err != nil {
+		m.log.Warn("stored heads are damaged: history is served by others", "log", log, "err", err)
+		return nil, nil
+	}
+	return heads, nil
+}
+
+// findBase looks up how much of the beginning of an own log is gone.
+func (m *Mesh) findBase(s *overlay.LogState) {
+	if s.Pillar != m.self {
+		return
+	}
+	first, err := m.cfg.Replica.Read(s.Log, 1, 1)
+	if err == nil && len(first) > 0 && first[0].Why == overlay.WhyGone {
+		m.logs.setBase(s.Log, overlay.Mark{Seq: first[0].Count, Hash: overlay.Hash(first[0].ID)})
+	}
 }
 
 func decodeHeads(data []byte) ([]*overlay.Head, error) {
@@ -63,8 +92,8 @@ func decodeHeads(data []byte) ([]*overlay.Head, error) {
 	return heads, r.End()
 }
 
-// keep writes heads and the short key to disk and gives back memory, until ctx
-// ends.
+// keep writes heads to disk, gives back memory and removes what is left of logs
+// that are held no more, until ctx ends.
 func (m *Mesh) keep(ctx context.Context) {
 	tick := time.NewTicker(keepTick)
 	defer tick.Stop()
@@ -79,36 +108,58 @@ func (m *Mesh) keep(ctx context.Context) {
 				m.log.Warn("store heads", "log", log, "err", err)
 			}
 		}
-		if n%forgetEvery == 0 {
-			for log, stored := range m.logs.forget(m.now()) {
-				for chunk := 0; chunk*headsPerNote < stored; chunk++ {
-					m.cfg.Notes.SaveNote(ctx, headsKey(log, chunk), nil)
-				}
+		if dead := m.logs.deadHeld(); len(dead) > 0 { // an Apply was under way when its log was dropped
+			if err := m.cfg.Replica.Drop(ctx, dead...); err != nil && ctx.Err() == nil {
+				m.log.Warn("drop logs", "err", err)
 			}
+		}
+		if n%forgetEvery == 0 {
+			for _, log := range m.logs.expired(m.now()) {
+				m.logs.forget(log)
+			}
+			for _, s := range m.logs.states() {
+				m.findBase(&s)
+			}
+			m.forks.expire(ctx)
+		}
+		for log, stored := range m.logs.takeLitter() {
+			for chunk := 0; chunk*headsPerNote < stored; chunk++ {
+				m.cfg.Notes.SaveNote(ctx, headsKey(log, chunk), nil)
+			}
+			m.cfg.Notes.SaveNote(ctx, endsKey(log), nil)
 		}
 	}
 }
 
-// storeHeads writes the notes of a log from the first that is not full.
+// storeHeads writes the notes of a log that changed.
 func (m *Mesh) storeHeads(ctx context.Context, log overlay.LogID) error {
-	for chunk := m.logs.headsStored(log) / headsPerNote; chunk < maxHeadNotes; chunk++ {
-		leads := m.logs.headsFrom(log, chunk*headsPerNote)
-		leads = leads[:min(len(leads), headsPerNote)]
-		if len(leads) == 0 {
-			return nil
+	kept, from, ends, rev := m.logs.headsOf(log)
+	for chunk := from / headsPerNote; chunk < maxHeadNotes; chunk++ {
+		part := kept[min(len(kept), chunk*headsPerNote):min(len(kept), (chunk+1)*headsPerNote)]
+		if len(part) == 0 {
+			break
 		}
-		b := canon.AppendArray(nil, len(leads))
-		for _, l := range leads {
-			h := l.get(m.signHead)
-			if h == nil {
-				return errNoHead
-			}
-			b = h.Append(b)
-		}
-		if err := m.cfg.Notes.SaveNote(ctx, headsKey(log, chunk), b); err != nil {
+		if err := m.saveHeads(ctx, headsKey(log, chunk), part); err != nil {
 			return err
 		}
-		m.logs.headsWritten(log, chunk*headsPerNote+len(leads))
 	}
+	if ends != nil {
+		if err := m.saveHeads(ctx, endsKey(log), ends); err != nil {
+			return err
+		}
+	}
+	m.logs.headsStored(log, rev)
 	return nil
+}
+
+func (m *Mesh) saveHeads(ctx context.Context, key string, leads []*lead) error {
+	b := canon.AppendArray(nil, len(leads))
+	for _, l := range leads {
+		h := l.get(m.signHead)
+		if h == nil {
+			return errNoHead
+		}
+		b = h.Append(b)
+	}
+	return m.cfg.Notes.SaveNote(ctx, key, b)
 }

@@ -280,14 +280,20 @@ func TestRefusedFollows(t *testing.T) {
 			want overlay.Code
 		}{
 			{"a log not held", overlay.Follow{Log: overlay.LogID{1}, From: 1}, overlay.CodeNotFound},
-			{"beyond the end", overlay.Follow{Log: end.Log, From: 5}, overlay.CodeNotFound},
+			{"beyond the end", overlay.Follow{Log: end.Log, From: 5, Before: overlay.Hash{1}}, overlay.CodeNotFound},
 			{"from zero", overlay.Follow{Log: end.Log, From: 0}, overlay.CodeBadRequest},
 			{"backwards", overlay.Follow{Log: end.Log, From: 3, To: 2}, overlay.CodeBadRequest},
-			{"another start", overlay.Follow{Log: end.Log, From: 1}, overlay.CodeInvalid},
-			{"another end", overlay.Follow{Log: end.Log, From: 4}, overlay.CodeInvalid},
+			{"another start", overlay.Follow{Log: end.Log, From: 1, Before: overlay.Hash{1}}, overlay.CodeInvalid},
 		} {
 			if busy, ok := ask(&c.req).(*overlay.Busy); !ok || busy.Err.Code != c.want {
 				w.t.Errorf("%s: not refused as %s", c.name, c.want)
+			}
+		}
+		for _, from := range []uint64{3, 4} {
+			forked, ok := ask(&overlay.Follow{Log: end.Log, From: from, Before: overlay.Hash{1}}).(*overlay.Forked)
+			if !ok || forked.Head != nil || forked.Other.Seq != 3 || !forked.Other.Verify(w.key.ID()) ||
+				overlay.ChainAll(forked.Before, forked.Links) != forked.Other.Hash || len(forked.Links) != int(4-from) {
+				w.t.Errorf("another history before entry %d is not answered with the own one: %+v", from, forked)
 			}
 		}
 		if batch, ok := ask(good).(*overlay.Batch); !ok || len(batch.Entries) != 3 || !batch.Head.Verify(w.key.ID()) {
@@ -406,14 +412,14 @@ func TestFaultsAreForgotten(t *testing.T) {
 		l.serve = func(s overlay.Stream, _ *overlay.Follow) { say(s, &overlay.Get{N: 1}) }
 		l.start(a)
 		faults := func() float64 { return a.count("follow_faults_total", "frame") }
-		until(t, time.Hour, "many faults", func() bool { return faults() == 8 })
+		until(t, time.Hour, "faults", func() bool { return faults() == 3 })
 		l.host.Shutdown()
 		time.Sleep(time.Hour)
 		l.host = w.net.Host(peer.ID(l.key.ID()), "")
 		t.Cleanup(func() { l.host.Shutdown() })
 		l.start(a)
-		until(t, time.Minute, "the next fault", func() bool { return faults() == 9 })
-		until(t, time.Minute, "and soon another", func() bool { return faults() == 10 })
+		until(t, time.Minute, "the next fault", func() bool { return faults() == 4 })
+		until(t, 15*time.Second, "and soon another", func() bool { return faults() == 5 })
 	})
 }
 
@@ -423,11 +429,15 @@ func TestOlderDiskCountsLess(t *testing.T) {
 	inBubble(t, func(w *world) {
 		a := w.pillar().start()
 		end := a.submit(3)
+		first, err := a.disk.Links(end.Log, 1, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
 		l := w.liar()
 		l.claims = overlay.Vector{end}
 		l.start(a)
 		until(t, 5*time.Second, "a copy", func() bool { return len(a.disk.Durable(end.Log)) == 1 })
-		l.claims = overlay.Vector{{Log: end.Log, Seq: 1}}
+		l.claims = overlay.Vector{{Log: end.Log, Seq: 1, Hash: overlay.ChainAll(overlay.ChainStart(end.Log), first)}}
 		l.start(a)
 		until(t, 5*time.Second, "a copy of less", func() bool {
 			d := a.disk.Durable(end.Log)

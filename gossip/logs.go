@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +11,12 @@ import (
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
+// buriedFor is how long it is told that a log is held no more.
+const buriedFor = 10 * time.Minute
+
+// maxBuried bounds the logs of which that is told.
+const maxBuried = overlay.MaxVector
+
 // logs is what is held of every log: positions, tails for live followers, and
 // heads for serving history. It follows the Replica through Committed.
 type logs struct {
@@ -20,9 +25,19 @@ type logs struct {
 
 	mu      sync.Mutex
 	held    map[overlay.LogID]*heldLog // guarded by mu
-	version uint64                     // guarded by mu; counts changes of positions
+	version uint64                     // guarded by mu; counts changes of what is told
+	rewrote uint64                     // guarded by mu; version at which a log was last lowered
 	own     overlay.LogID              // guarded by mu; this run's own log, zero before its first entry
 	bytes   int                        // guarded by mu; of all tails
+	dead    map[overlay.LogID]struct{} // guarded by mu; forked: never told, served or followed
+	buried  map[overlay.LogID]burial   // guarded by mu; logs that were told and are held no more
+	litter  map[overlay.LogID]int      // guarded by mu; logs held no more, and how many heads of them are on disk
+}
+
+// burial is when a log stopped being held.
+type burial struct {
+	version uint64
+	at      time.Time
 }
 
 // heldLog is one log. Its fields are guarded by logs.mu but for encode.
@@ -30,45 +45,30 @@ type heldLog struct {
 	state   overlay.LogState
 	version uint64 // logs.version at its last change
 	tail    tail
-	newest  *lead     // at the prefix's end, or past it; nil if no head is known
-	heads   []*lead   // kept for history, ascending
-	stored  int       // how many of heads the disk has
-	since   int       // bytes committed since the last of heads
-	grown   time.Time // when it was appended to in this run
+	heads   heads
+	newest  *lead        // at the top, as of when it was last asked for
+	since   int          // bytes committed to an own log since the last of heads
+	base    overlay.Mark // of an own log: its wholly gone beginning
+	grown   time.Time    // when it was appended to in this run
 	waiting map[*follower]struct{}
+	recent  []overlay.Mark // the newest ends of commits at the top, ascending
 
 	encode encodeCache
 }
 
-// encodeCache keeps the last encoded batch of a log: followers at one position
-// get the same bytes.
-type encodeCache struct {
-	mu    sync.Mutex
-	from  uint64
-	end   uint64
-	lead  *lead
-	frame []byte
-}
-
 func newLogs(self identity.PillarID, sign func(*lead) *overlay.Head) *logs {
-	return &logs{self: self, sign: sign, held: map[overlay.LogID]*heldLog{}}
+	return &logs{self: self, sign: sign, held: map[overlay.LogID]*heldLog{},
+		dead: map[overlay.LogID]struct{}{}, buried: map[overlay.LogID]burial{}, litter: map[overlay.LogID]int{}}
 }
 
 // load takes a log's state as the Replica keeps it, with the heads stored for
 // it, ascending.
-func (l *logs) load(s overlay.LogState, heads []*overlay.Head) {
+func (l *logs) load(s overlay.LogState, kept, ends []*overlay.Head) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.get(s.Log)
 	h.state = s
-	for _, head := range heads {
-		h.heads = append(h.heads, &lead{
-			pos:  overlay.Position{Log: s.Log, Seq: head.Seq, Hash: head.Hash},
-			dies: head.Dies, head: head,
-		})
-	}
-	h.stored = len(h.heads)
-	h.newest = l.leadOf(&s)
+	h.heads.load(&s, kept, ends)
 	l.version++
 	h.version = l.version
 }
@@ -79,28 +79,34 @@ func (l *logs) get(log overlay.LogID) *heldLog {
 	if h == nil {
 		h = &heldLog{waiting: map[*follower]struct{}{}}
 		l.held[log] = h
+		delete(l.buried, log)
 	}
 	return h
 }
 
-// leadOf returns the newest lead of a state; nil if there is no head and this
-// pillar cannot sign one.
-func (l *logs) leadOf(s *overlay.LogState) *lead {
-	own := s.Pillar == l.self
-	switch {
-	case s.Seq == 0:
-		return nil
-	case s.Head != nil && (s.Head.Seq >= s.Seq || !own):
-		return &lead{pos: s.Position, dies: s.Head.Dies, nonce: s.Nonce, head: s.Head}
-	case own:
-		return &lead{pos: s.Position, dies: s.Dies, nonce: s.Nonce}
-	default:
-		return nil
+// topLead returns the lead at the top of what is held; nil if no head stands
+// there and this pillar cannot sign one.
+func (l *logs) topLead(h *heldLog) *lead {
+	s := &h.state
+	top := s.Top()
+	if n := h.newest; n != nil && n.pos.Seq == top.Seq && n.pos.Hash == top.Hash {
+		return n
 	}
+	switch {
+	case top.Seq == 0:
+		h.newest = nil
+	case s.Head != nil && s.Head.Seq == top.Seq && s.Head.Hash == top.Hash:
+		h.newest = headLead(s.Log, s.Head)
+	case s.Pillar == l.self:
+		h.newest = &lead{pos: overlay.Position{Log: s.Log, Seq: top.Seq, Hash: top.Hash}, dies: s.Dies, nonce: s.Nonce, base: h.base}
+	default:
+		h.newest = h.heads.at(top.Seq)
+	}
+	return h.newest
 }
 
-// committed takes a durable run. It returns the peers that follow the log here,
-// for the own one.
+// committed takes a durable change. It returns the peers that follow the log
+// here, for the own one.
 func (l *logs) committed(c *overlay.LogCommit, now time.Time) map[peer.ID]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -108,28 +114,20 @@ func (l *logs) committed(c *overlay.LogCommit, now time.Time) map[peer.ID]bool {
 	if c.Own {
 		l.own = c.State.Log
 	}
-	if c.State.Seq <= h.state.Seq {
-		return nil
-	}
-	h.state, h.grown = c.State, now
-	end := l.leadOf(&c.State)
-	if end != nil {
-		h.newest = end
-	}
-	if len(c.Entries) > 0 && end != nil && c.From+uint64(len(c.Entries))-1 == c.State.Seq && end.seq() >= c.State.Seq {
-		s := &segment{from: c.From, entries: c.Entries, lead: end, at: now}
-		for i := range c.Entries {
-			s.bytes += entrySize(&c.Entries[i]) + entryMemory
-		}
-		h.since += s.bytes
-		l.bytes += h.tail.push(s, min(tailBytes, max(tailBytes/8, tailsBytes/len(l.held))))
-		l.keepHead(h, end)
-	} else {
+	h.state = c.State
+	l.version++
+	h.version = l.version
+	if c.Rewritten {
+		l.rewrote = l.version
+		h.recent = nil
 		l.bytes -= h.tail.bytes
 		h.tail = tail{}
 	}
-	l.version++
-	h.version = l.version
+	if len(c.Entries) > 0 {
+		h.grown = now
+		l.append(h, c, now)
+	}
+	h.heads.settle(&h.state)
 	var peers map[peer.ID]bool
 	if c.Own {
 		peers = make(map[peer.ID]bool, len(h.waiting))
@@ -143,40 +141,80 @@ func (l *logs) committed(c *overlay.LogCommit, now time.Time) map[peer.ID]bool {
 	return peers
 }
 
-// keepHead adds end to the heads kept for history once enough came since the
-// last one. l.mu is held.
-func (l *logs) keepHead(h *heldLog, end *lead) {
-	var last uint64
-	if n := len(h.heads); n > 0 {
-		last = h.heads[n-1].pos.Seq
+// append puts what was committed at a log's top into its tail. History that was
+// filled in below it is read from the store. l.mu is held.
+func (l *logs) append(h *heldLog, c *overlay.LogCommit, now time.Time) {
+	last := c.From - 1
+	size, whole := 0, true
+	for i := range c.Entries {
+		e := &c.Entries[i]
+		last += e.Len()
+		size += entrySize(e) + entryMemory
+		whole = whole && e.Why != overlay.WhyGone
 	}
-	if end.seq() != end.pos.Seq || end.pos.Seq < last+headEvery && h.since < headBytes {
+	top := h.state.Top().Seq
+	if last != top {
+		if n := len(h.tail.segments); n > 0 && h.tail.segments[n-1].last() != top {
+			l.bytes -= h.tail.bytes
+			h.tail = tail{}
+		}
 		return
 	}
-	h.heads = append(h.heads, end)
-	h.since = 0
+	if h.recent = append(h.recent, h.state.Top()); len(h.recent) >= 2*recentEnds {
+		h.recent = slices.Clone(h.recent[recentEnds:])
+	}
+	end := l.topLead(h)
+	if end == nil || !whole {
+		l.bytes -= h.tail.bytes
+		h.tail = tail{}
+		return
+	}
+	s := &segment{from: c.From, entries: c.Entries, lead: end, at: now, bytes: size}
+	l.bytes += h.tail.push(s, min(tailBytes, max(tailBytes/8, tailsBytes/len(l.held))))
+	if h.since += size; h.state.Pillar == l.self && h.heads.keep(end, h.since >= headBytes) {
+		h.since = 0
+	}
 }
 
-// position returns how far a log is held; Seq 0 and the chain's start if it is
-// not.
-func (l *logs) position(log overlay.LogID) overlay.Position {
+// keepHeads has the heads that runs of a followed log ended at kept for serving
+// them: all those at which something ends, and of the others enough to cut
+// history into handy runs.
+func (l *logs) keepHeads(log overlay.LogID, reached []reachedHead) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h := l.held[log]; h != nil && h.state.Seq > 0 {
-		return h.state.Position
+	h := l.held[log]
+	if h == nil {
+		return
 	}
-	return overlay.Position{Log: log, Hash: overlay.ChainStart(log)}
+	for _, r := range reached {
+		end := headLead(log, r.head)
+		h.heads.note(end, &h.state)
+		h.heads.keep(end, r.spaced)
+	}
 }
 
-// state returns a log's state, false if it is not held.
+// state returns a log's state, false if nothing of it is held.
 func (l *logs) state(log overlay.LogID) (overlay.LogState, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.held[log]
-	if h == nil || h.state.Seq == 0 {
+	if h == nil || h.state.Top().Seq == 0 {
 		return overlay.LogState{}, false
 	}
 	return h.state, true
+}
+
+// states returns the state of every log held, without those that are dead.
+func (l *logs) states() []overlay.LogState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make([]overlay.LogState, 0, len(l.held))
+	for id, h := range l.held {
+		if _, dead := l.dead[id]; !dead && h.state.Top().Seq > 0 {
+			all = append(all, h.state)
+		}
+	}
+	return all
 }
 
 // ownPosition is the position of this run's own log, zero before its first
@@ -190,22 +228,62 @@ func (l *logs) ownPosition() overlay.Position {
 	return overlay.Position{}
 }
 
-// vector returns the positions of the logs that live at now (Unix ms) and
-// changed after version since, and the version it stands for.
+// vector returns the positions that are told of the logs that live at now (Unix
+// ms) and changed after version since, and the version it stands for.
 func (l *logs) vector(now, since uint64) (overlay.Vector, uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	v := make(overlay.Vector, 0, len(l.held))
-	for _, h := range l.held {
-		if h.state.Seq > 0 && h.state.Dies > now && h.version > since {
-			v = append(v, h.state.Position)
+	all, _, version := l.told(now, since)
+	v := make(overlay.Vector, 0, len(all))
+	for i := range all {
+		if all[i].Position.Seq > 0 {
+			v = append(v, all[i].Position)
 		}
 	}
-	v.Sort()
-	if len(v) > overlay.MaxVector {
-		v = v[:overlay.MaxVector]
+	return v[:min(len(v), overlay.MaxVector)], version
+}
+
+// toldLog is what is told of one log: all of it.
+type toldLog struct {
+	overlay.Position
+	pillar identity.PillarID // empty of a log that is held no more
+	above  []overlay.Span
+}
+
+// dies is until when a log lives, as far as is known: its newest head may be past
+// what is held.
+func dies(s *overlay.LogState) uint64 {
+	if s.Head != nil {
+		return max(s.Dies, s.Head.Dies)
 	}
-	return v, l.version
+	return s.Dies
+}
+
+// told returns what is promised of the logs that live at now (Unix ms) and
+// changed after version since, ascending, and the version it stands for. whole
+// says that it is everything: at first, and when a log holds less than before.
+func (l *logs) told(now, since uint64) (all []toldLog, whole bool, version uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if whole = since == 0 || l.rewrote > since; whole {
+		since = 0
+	}
+	for id, h := range l.held {
+		if _, dead := l.dead[id]; dead || h.version <= since || dies(&h.state) <= now {
+			continue
+		}
+		pos, above := h.state.Told()
+		if pos.Seq > 0 || len(above) > 0 {
+			all = append(all, toldLog{pos, h.state.Pillar, above})
+		}
+	}
+	if !whole {
+		for id, b := range l.buried {
+			if b.version > since {
+				all = append(all, toldLog{Position: overlay.Position{Log: id, Hash: overlay.ChainStart(id)}})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b toldLog) int { return slices.Compare(a.Log[:], b.Log[:]) })
+	return all, whole, l.version
 }
 
 // written returns how many of the logs held are p's.
@@ -234,75 +312,26 @@ func (l *logs) listen(log overlay.LogID, f *follower) func() {
 	}
 }
 
-// live returns what the tail has from entry from on; nil entries and ahead true
-// if from lies before the tail and must be read from the store, ahead false if
-// it lies past the end.
-func (l *logs) live(log overlay.LogID, from uint64) (entries []overlay.BatchEntry, end *lead, ahead bool) {
+// top is the highest entry held of a log.
+func (l *logs) top(log overlay.LogID) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := l.held[log]
-	if h == nil || from > h.state.Seq {
-		return nil, nil, false
+	if h := l.held[log]; h != nil {
+		return h.state.Top().Seq
 	}
-	entries, end = h.tail.run(from)
-	return entries, end, true
+	return 0
 }
 
-// link says how a run read from the store, entries from..last, leads to a
-// signed head: at most n entries of it, and the head's lead; 0 if none reaches
-// it.
-func (l *logs) link(log overlay.LogID, from, last uint64) (n int, end *lead) {
+// holdsAny reports whether anything of a log is held.
+func (l *logs) holdsAny(log overlay.LogID) bool { return l.top(log) > 0 }
+
+// setBase notes the wholly gone beginning of an own log.
+func (l *logs) setBase(log overlay.LogID, base overlay.Mark) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := l.held[log]
-	if h == nil {
-		return 0, nil
+	if h := l.held[log]; h != nil && h.state.Pillar == l.self {
+		h.base = base
 	}
-	// The last head inside the run ends it; else the first one past it.
-	i, _ := slices.BinarySearchFunc(h.heads, last+1, func(x *lead, seq uint64) int { return cmp.Compare(x.pos.Seq, seq) })
-	newest := h.newest
-	if newest != nil && newest.seq() <= last && newest.seq() >= from {
-		return int(newest.seq() - from + 1), newest
-	}
-	if i > 0 && h.heads[i-1].pos.Seq >= from {
-		return int(h.heads[i-1].pos.Seq - from + 1), h.heads[i-1]
-	}
-	if i < len(h.heads) {
-		return int(last - from + 1), h.heads[i]
-	}
-	if newest != nil && newest.seq() > last {
-		return int(last - from + 1), newest
-	}
-	return 0, nil
-}
-
-// frame returns the encoded Batch of entries from..; a batch that was just made
-// for another follower is not made again.
-func (l *logs) frame(log overlay.LogID, from uint64, entries []overlay.BatchEntry, end *lead) ([]byte, error) {
-	l.mu.Lock()
-	h := l.held[log]
-	l.mu.Unlock()
-	if h == nil {
-		return nil, errNoHead
-	}
-	last := from + uint64(len(entries)) - 1
-	c := &h.encode
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.frame != nil && c.from == from && c.end == last && c.lead == end {
-		return c.frame, nil
-	}
-	head := end.get(l.sign)
-	if head == nil {
-		return nil, errNoHead
-	}
-	size := frameRoom
-	for i := range entries {
-		size += entrySize(&entries[i])
-	}
-	c.frame = overlay.AppendFrame(make([]byte, 0, size), &overlay.Batch{Log: log, From: from, Entries: entries, Head: head})
-	c.from, c.end, c.lead = from, last, end
-	return c.frame, nil
 }
 
 // maintain gives back memory of tails nobody needed for a while and returns the
@@ -316,56 +345,129 @@ func (l *logs) maintain(now time.Time) (dirty []overlay.LogID) {
 			h.encode.frame, h.encode.lead = nil, nil
 			h.encode.mu.Unlock()
 		}
-		if h.stored < len(h.heads) {
+		if h.heads.dirty() {
 			dirty = append(dirty, id)
+		}
+	}
+	for id, b := range l.buried {
+		if now.Sub(b.at) > buriedFor {
+			delete(l.buried, id)
 		}
 	}
 	return dirty
 }
 
-// forget drops logs that died an hour before now (Unix ms), and did not grow
-// since, and returns them with the number of heads they had on disk.
-func (l *logs) forget(now uint64) map[overlay.LogID]int {
+// headsOf returns what of a log's heads is to be stored: all that are kept, of
+// which the disk has the first stored, and the ends, nil if it has those; and
+// the revision of both.
+func (l *logs) headsOf(log overlay.LogID) (kept []*lead, stored int, ends []*lead, rev uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.held[log]
+	if h == nil {
+		return nil, 0, nil, 0
+	}
+	if h.heads.unsaid {
+		ends = append([]*lead{}, h.heads.ends...)
+	}
+	return slices.Clone(h.heads.kept), h.heads.stored, ends, h.heads.rev
+}
+
+// headsStored notes that the disk has all heads of a log as of a revision.
+func (l *logs) headsStored(log overlay.LogID, rev uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h := l.held[log]; h != nil && h.heads.rev == rev {
+		h.heads.stored, h.heads.unsaid = len(h.heads.kept), false
+	}
+}
+
+// expired returns the logs that died an hour before now (Unix ms), and did not
+// grow since.
+func (l *logs) expired(now uint64) (gone []overlay.LogID) {
 	const hour = 60 * 60 * 1000
-	gone := map[overlay.LogID]int{}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, h := range l.held {
-		if id != l.own && h.state.Seq > 0 && h.state.Dies+hour < now && time.Since(h.grown) > time.Hour && len(h.waiting) == 0 {
-			gone[id] = h.stored
-			l.bytes -= h.tail.bytes
-			delete(l.held, id)
+		if id != l.own && h.state.Top().Seq > 0 && dies(&h.state)+hour < now && time.Since(h.grown) > time.Hour && len(h.waiting) == 0 {
+			gone = append(gone, id)
 		}
 	}
 	return gone
 }
 
-// headsFrom returns the kept heads of a log from index i on.
-func (l *logs) headsFrom(log overlay.LogID, i int) []*lead {
+// forget drops a log that is held no more and ends its followers.
+func (l *logs) forget(log overlay.LogID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.held[log]
-	if h == nil || i > len(h.heads) {
-		return nil
+	if h == nil {
+		return
 	}
-	return slices.Clone(h.heads[i:])
+	for f := range h.waiting {
+		f.end()
+	}
+	l.bytes -= h.tail.bytes
+	delete(l.held, log)
+	if log == l.own {
+		l.own = overlay.LogID{}
+	}
+	l.version++
+	if len(l.buried) < maxBuried {
+		l.buried[log] = burial{l.version, time.Now()}
+	}
+	l.litter[log] = h.heads.stored
 }
 
-// headsStored returns how many heads of a log the disk has; headsWritten sets
-// it.
-func (l *logs) headsStored(log overlay.LogID) int {
+// takeLitter returns the logs whose heads are to be removed from disk, with how
+// many there are.
+func (l *logs) takeLitter() map[overlay.LogID]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h := l.held[log]; h != nil {
-		return h.stored
+	litter := l.litter
+	l.litter = map[overlay.LogID]int{}
+	for log := range litter {
+		if l.held[log] != nil {
+			delete(litter, log) // it is held again, and its heads with it
+		}
 	}
-	return 0
+	return litter
 }
 
-func (l *logs) headsWritten(log overlay.LogID, n int) {
+// deadHeld returns the dead logs that are held all the same.
+func (l *logs) deadHeld() (held []overlay.LogID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h := l.held[log]; h != nil {
-		h.stored = n
+	for log := range l.dead {
+		if h := l.held[log]; h != nil && h.state.Top().Seq > 0 {
+			held = append(held, log)
+		}
 	}
+	return held
+}
+
+// kill marks a log as dead; revive forgets that.
+func (l *logs) kill(log overlay.LogID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dead[log] = struct{}{}
+	if h := l.held[log]; h != nil {
+		for f := range h.waiting {
+			f.end()
+		}
+	}
+}
+
+func (l *logs) revive(log overlay.LogID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.dead, log)
+}
+
+// isDead reports whether a log was killed.
+func (l *logs) isDead(log overlay.LogID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, dead := l.dead[log]
+	return dead
 }

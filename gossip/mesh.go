@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -21,7 +22,8 @@ import (
 //	Run ─┬─ watchPeers                    who connects
 //	     ├─ dial ── reach, one a pillar   keeps a session with each; the session it
 //	     │                                opened lives in it: reader, writer, requests
-//	     ├─ follow ── one a log followed  applier, with a reader
+//	     ├─ follow ── one a log followed  applier, with a reader; a few more for ranges
+//	     ├─ doubts                        compares what others tell with what is held
 //	     ├─ keep                          stores heads and the short key, tidies up
 //	     ├─ fetch                         gets roster records by ID
 //	     ├─ holdings                      counts what is held anew when the short key changes
@@ -48,9 +50,14 @@ type Mesh struct {
 	summaries *summaries
 	audit     *audit
 	wants     *wants
-	scores    *scores
 	member    *member
-	followers budget
+	forks     *forks
+	doubts    *doubts
+	scores    *scores
+	seen      *seen
+	followers *budget
+	fresh     atomic.Int64  // live batches being written
+	reads     chan struct{} // one value a batch of history being read
 
 	mu      sync.Mutex
 	running *running // guarded by mu; nil before and after Run
@@ -78,7 +85,7 @@ func New(cfg Config) (*Mesh, error) {
 		met:  newMetrics(cfg.Registerer),
 		self: cfg.Key.ID(),
 
-		followers: budget{of: map[peer.ID]int{}},
+		followers: newBudget(cfg.MaxFollowers), reads: make(chan struct{}, historyReads),
 	}
 	if m.cfg.Peers.Self() != peer.ID(m.self) {
 		return nil, fmt.Errorf("gossip: the links are %s's, the key is %s's", m.cfg.Peers.Self(), m.self)
@@ -90,12 +97,15 @@ func New(cfg Config) (*Mesh, error) {
 	m.dialer = newDialer(m)
 	m.follows = newFollows(m)
 	m.fetcher = newFetcher(m)
-	m.audit, m.scores = newAudit(m), &scores{m}
-	m.wants = newWants(m)
+	m.doubts, m.scores, m.seen = newDoubts(m), newScores(m), newSeen()
+	m.audit, m.wants = newAudit(m), newWants(m)
+	var err error
+	if m.forks, err = newForks(m); err != nil {
+		return nil, err
+	}
 	if err := m.loadLogs(); err != nil {
 		return nil, err
 	}
-	var err error
 	if m.holdings, err = newHoldings(m); err != nil {
 		return nil, err
 	}
@@ -130,7 +140,8 @@ func (m *Mesh) Run(ctx context.Context) error {
 		r.work.Wait()
 	}()
 	for _, run := range []func(context.Context){
-		m.watchPeers, m.dialer.run, m.follows.run, m.keep, m.fetcher.run, m.holdings.run, m.summaries.run, m.audit.run, m.wants.run, m.member.run,
+		m.watchPeers, m.dialer.run, m.follows.run, m.doubts.run, m.keep, m.fetcher.run, m.holdings.run, m.summaries.run, m.audit.run,
+		m.wants.run, m.member.run,
 	} {
 		r.work.Go(func() { run(ctx) })
 	}
@@ -180,6 +191,9 @@ func (m *Mesh) Committed(c *overlay.CommitEvent) {
 			m.sessions.announce(followed)
 		}
 	}
+	for _, log := range c.Dropped {
+		m.logs.forget(log)
+	}
 	m.holdings.committed(c)
 	m.wants.committed(c)
 }
@@ -219,6 +233,9 @@ func (m *Mesh) signHead(l *lead) *overlay.Head {
 		BaseHash: overlay.ChainStart(l.pos.Log),
 		Dies:     l.dies,
 	}
+	if l.base.Seq > 0 && l.base.Seq <= l.pos.Seq {
+		h.BaseSeq, h.BaseHash = l.base.Seq, l.base.Hash
+	}
 	if h.Position(m.cfg.Network).Log != l.pos.Log {
 		return nil // not an own log after all
 	}
@@ -230,8 +247,12 @@ func (m *Mesh) signHead(l *lead) *overlay.Head {
 func (m *Mesh) rosterChanged(added []*overlay.Record) {
 	m.dialer.poke()
 	for _, rec := range added {
-		if rec.Kind == overlay.KindPillar && rec.Pillar() == m.self {
+		switch {
+		case rec.Kind != overlay.KindPillar:
+		case rec.Pillar() == m.self:
 			m.dialer.again()
+		default:
+			m.dialer.shownUp(rec.Pillar()) // maybe at new addresses
 		}
 	}
 	m.sessions.spread(added)

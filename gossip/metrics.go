@@ -12,7 +12,13 @@ type metrics struct {
 	sessions        prometheus.Gauge
 	follows         prometheus.Gauge
 	followers       prometheus.Gauge
+	fills           prometheus.Gauge
 	lag             prometheus.Gauge
+	backlog         prometheus.Gauge
+	backlogRate     prometheus.Gauge
+	elsewhere       prometheus.Counter
+	forks           prometheus.Counter
+	banned          prometheus.Counter
 	batchesSent     prometheus.Counter
 	batchesReceived prometheus.Counter
 	entriesSent     prometheus.Counter
@@ -35,7 +41,11 @@ const (
 	faultOrder  = "order"  // entries missing, repeated or too many
 	faultHead   = "head"   // a head that is missing, unsigned or another log's
 	faultChain  = "chain"  // entries that do not link to the signed head
-	faultSilent = "silent" // nothing while the log moves
+	faultSilent = "silent" // nothing while the log moves, or in the middle of a range
+	faultGone   = "gone"   // entries said to be gone that live
+	faultClaim  = "claim"  // entries told and not sent
+	faultVector = "vector" // another history told and not shown
+	faultFork   = "fork"   // a proof that proves nothing
 )
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -52,6 +62,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		sessions:        gauge("sessions", "Pillars with an open session."),
 		follows:         gauge("follows", "Logs being followed."),
+		fills:           gauge("fills", "Ranges of history being followed."),
+		backlog:         gauge("backlog_entries", "Log entries that ranges of history still have to bring."),
+		backlogRate:     gauge("backlog_entries_per_second", "Log entries of history stored a second, lately."),
+		elsewhere:       counter("elsewhere_total", "Follows sent on to another holder by a provider without room."),
+		forks:           counter("forks_total", "Logs proven to have two histories. Any is an alarm: its pillar's key is used twice, or it lies."),
+		banned:          counter("pillars_refused_total", "Pillars refused for a while for repeated offences."),
 		followers:       gauge("followers", "Followers being served."),
 		lag:             gauge("follow_lag_entries", "Log entries that connected pillars have and this one lacks."),
 		entriesSent:     counter("entries_sent_total", "Log entries sent to followers."),
@@ -80,6 +96,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 func (m *metrics) register(reg prometheus.Registerer) {
 	m.sessions, m.follows = register(reg, m.sessions), register(reg, m.follows)
 	m.followers, m.lag = register(reg, m.followers), register(reg, m.lag)
+	m.fills, m.backlog, m.backlogRate = register(reg, m.fills), register(reg, m.backlog), register(reg, m.backlogRate)
+	m.elsewhere, m.forks = register(reg, m.elsewhere), register(reg, m.forks)
+	m.banned = register(reg, m.banned)
 	m.faults = register(reg, m.faults)
 	m.forged, m.refused = register(reg, m.forged), register(reg, m.refused)
 	m.entriesSent, m.entriesReceived = register(reg, m.entriesSent), register(reg, m.entriesReceived)

@@ -14,65 +14,36 @@ import (
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
-// Bounds of serving.
+// Times of serving.
 const (
-	// maxFollowers is how many live followers a pillar serves; over it a Follow
-	// is answered with Busy.
-	maxFollowers = 64
-	// maxFollowersOf is how many of them one pillar may be, so that no single one
-	// takes what is for the others.
-	maxFollowersOf = maxFollowers / 2
-
-	openTimeout   = 10 * time.Second // for the first message of a stream
-	writeTimeout  = time.Minute      // for one frame; a follower that takes longer is dropped
-	sessionWait   = 5 * time.Second  // for the session that must stand behind a stream
-	followerRetry = 5 * time.Second  // told to who is refused
+	openTimeout   = 10 * time.Second      // for the first message of a stream
+	writeTimeout  = time.Minute           // for one frame; a follower that takes longer is dropped
+	sessionWait   = 5 * time.Second       // for the session that must stand behind a stream
+	followerRetry = 5 * time.Second       // told to who is refused
+	historyYield  = 20 * time.Millisecond // that a batch of history waits at most for what is fresh
 )
 
 // follower is a stream on which a log is served.
 type follower struct {
 	peer peer.ID
+	log  overlay.LogID
+	live bool
 	wake chan struct{} // capacity 1
 	// over is closed when the session ends that stands behind the stream: its
 	// pillar may be admitted no more.
 	over <-chan struct{}
+	end  context.CancelFunc
 
-	sent atomic.Uint64 // highest sequence written
+	named int // guarded by budget.mu; how often it was named in Elsewhere
+
+	begins atomic.Uint64 // first entry of the stream
+	sent   atomic.Uint64 // highest sequence written
 }
 
 func (f *follower) notify() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
-	}
-}
-
-// budget counts the live followers.
-type budget struct {
-	mu  sync.Mutex
-	all int             // guarded by mu
-	of  map[peer.ID]int // guarded by mu; those of each pillar
-}
-
-// take counts one more of p unless that is too many.
-func (b *budget) take(p peer.ID) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.all >= maxFollowers || b.of[p] >= maxFollowersOf {
-		return false
-	}
-	b.all++
-	b.of[p]++
-	return true
-}
-
-// give undoes take.
-func (b *budget) give(p peer.ID) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.all--
-	if b.of[p]--; b.of[p] == 0 {
-		delete(b.of, p)
 	}
 }
 
@@ -97,36 +68,36 @@ func (m *Mesh) handleFollow(s overlay.Stream) {
 	}
 	req, ok := msg.(*overlay.Follow)
 	if !ok {
-		m.met.faults.WithLabelValues(faultFrame).Inc()
+		m.scores.offend(s.Peer(), faultFrame)
 		s.Reset()
 		return
 	}
-	with := m.awaitSession(ctx, s.Peer())
-	if refusal := m.admitFollow(with, req); refusal != nil {
-		refuse(s, refusal)
+	f := &follower{peer: s.Peer(), log: req.Log, live: req.To == 0, wake: make(chan struct{}, 1), end: cancel}
+	answer := m.admitFollow(ctx, f, req)
+	if answer != nil {
+		finish(s, answer)
 		return
 	}
 	m.met.followers.Inc()
 	defer func() {
-		m.followers.give(s.Peer())
+		m.followers.give(f)
 		m.met.followers.Dec()
 	}()
 	s.SetReadDeadline(time.Time{})
-	f := &follower{peer: s.Peer(), wake: make(chan struct{}, 1), over: with.done}
 	var acks sync.WaitGroup
 	acks.Go(func() {
 		defer cancel()
-		m.readAcks(frames, f, req.Log)
+		m.readAcks(frames, f)
 	})
 	defer acks.Wait()
 	switch err = m.serve(ctx, s, f, req); {
-	case err == nil: // a bounded follow: its last acks are still to come
+	case err == nil: // a range: its last acks are still to come
 		s.CloseWrite()
 		s.SetReadDeadline(time.Now().Add(writeTimeout))
 		acks.Wait()
 		s.Reset()
 	case errors.Is(err, errNoHead):
-		refuse(s, overlay.Refuse(overlay.CodeNotFound, "log %s: %v", req.Log, err))
+		finish(s, &overlay.Busy{Err: overlay.Refuse(overlay.CodeNotFound, "log %s: %v", req.Log, err)})
 	default:
 		if ctx.Err() == nil {
 			m.log.Debug("follower lost", "peer", s.Peer(), "log", req.Log, "err", err)
@@ -135,56 +106,90 @@ func (m *Mesh) handleFollow(s overlay.Stream) {
 	}
 }
 
-// admitFollow says why a Follow of the pillar behind a session is refused; nil if
-// it may be served, and then it is counted in m.followers.
-func (m *Mesh) admitFollow(with *session, req *overlay.Follow) *overlay.Error {
+// admitFollow returns the answer to a Follow that is not served; nil if it is,
+// and then it is counted in m.followers.
+func (m *Mesh) admitFollow(ctx context.Context, f *follower, req *overlay.Follow) overlay.Message {
+	with := m.awaitSession(ctx, f.peer)
 	if with == nil {
-		return overlay.Refuse(overlay.CodeNotAdmitted, "no session with you")
+		return &overlay.Busy{Err: overlay.Refuse(overlay.CodeNotAdmitted, "no session with you")}
 	}
-	if refusal := m.checkFollow(req); refusal != nil {
-		return refusal
+	f.over = with.done
+	if answer := m.checkFollow(req); answer != nil {
+		return answer
 	}
-	if !m.followers.take(with.peer) {
-		busy := overlay.Refuse(overlay.CodeBusy, "%d followers are served already, or %d of yours", maxFollowers, maxFollowersOf)
+	if ok, elsewhere := m.followers.take(f); elsewhere != "" {
+		return &overlay.Elsewhere{Peer: identity.PillarID(elsewhere)}
+	} else if !ok {
+		busy := overlay.Refuse(overlay.CodeBusy, "too many followers are served already, or too many streams to you")
 		busy.Retry = followerRetry
-		return busy
+		return &overlay.Busy{Err: busy}
 	}
 	return nil
 }
 
-// checkFollow says why a Follow cannot be served; nil if it can.
-func (m *Mesh) checkFollow(req *overlay.Follow) *overlay.Error {
-	state, ok := m.logs.state(req.Log)
+// checkFollow returns why a Follow cannot be served; nil if it can.
+func (m *Mesh) checkFollow(req *overlay.Follow) overlay.Message {
+	refuse := func(code overlay.Code, format string, args ...any) overlay.Message {
+		return &overlay.Busy{Err: overlay.Refuse(code, format, args...)}
+	}
+	if proof := m.forks.proof(req.Log); proof != nil {
+		return proof
+	}
+	state, held := m.logs.state(req.Log)
 	switch {
-	case !ok:
-		return overlay.Refuse(overlay.CodeNotFound, "log %s is not held", req.Log)
 	case req.From == 0 || req.To != 0 && req.To < req.From:
-		return overlay.Refuse(overlay.CodeBadRequest, "entries %d to %d", req.From, req.To)
-	case req.From-1 > state.Seq:
-		return overlay.Refuse(overlay.CodeNotFound, "log %s is held to %d", req.Log, state.Seq)
-	case req.From == 1 && req.Before != overlay.ChainStart(req.Log),
-		req.From-1 == state.Seq && req.Before != state.Hash:
-		return overlay.Refuse(overlay.CodeInvalid, "log %s has another hash before entry %d", req.Log, req.From)
+		return refuse(overlay.CodeBadRequest, "entries %d to %d", req.From, req.To)
+	case req.From == 1 && req.Before != (overlay.Hash{}) && req.Before != overlay.ChainStart(req.Log):
+		return refuse(overlay.CodeInvalid, "log %s begins with another hash", req.Log)
+	case !held && req.To == 0 && (req.From == 1 || req.From == beginning) && m.follows.following(req.Log):
+		return nil // its first entries are on their way here
+	case !held:
+		return refuse(overlay.CodeNotFound, "log %s is not held", req.Log)
+	case req.Before == (overlay.Hash{}):
+		return nil
+	case req.From == 1:
+		return nil
+	}
+	hash, known := m.hashBefore(req.Log, req.From)
+	switch {
+	case known && hash != req.Before:
+		if other := m.contradict(req.Log, req.From, hash); other != nil {
+			return other
+		}
+		return refuse(overlay.CodeInvalid, "log %s has another hash before entry %d", req.Log, req.From)
+	case !known && !state.Holds(req.From-1) && !state.Holds(req.From):
+		return refuse(overlay.CodeNotFound, "entry %d of log %s is not held", req.From, req.Log)
 	}
 	return nil
 }
 
-// refuse answers a stream with Busy and ends it gracefully.
-func refuse(s overlay.Stream, err *overlay.Error) {
+// finish answers a stream and ends it gracefully.
+func finish(s overlay.Stream, answer overlay.Message) {
 	s.SetWriteDeadline(time.Now().Add(openTimeout))
-	if _, e := s.Write(overlay.AppendFrame(nil, &overlay.Busy{Err: err})); e != nil {
+	if _, e := s.Write(overlay.AppendFrame(nil, answer)); e != nil {
 		s.Reset() // or who reads from it waits for ever
 		return
 	}
 	s.Close()
 }
 
-// serve writes the log from req.From on until ctx ends, or to req.To.
+// serve writes the log from req.From on until ctx ends, or to the first signed
+// head at or past req.To.
 func (m *Mesh) serve(ctx context.Context, s overlay.Stream, f *follower, req *overlay.Follow) error {
 	defer m.logs.listen(req.Log, f)()
-	for next := req.From; req.To == 0 || next <= req.To; {
+	next, err := m.begin(ctx, s, f, req)
+	if err != nil {
+		return err
+	}
+	f.begins.Store(next)
+	f.sent.Store(next - 1)
+	linked := true // the last batch ended at its head
+	for req.To == 0 || next <= req.To || !linked {
 		entries, end, held := m.logs.live(req.Log, next)
 		if !held {
+			if req.To != 0 {
+				return nil
+			}
 			select {
 			case <-f.wake:
 				continue
@@ -199,42 +204,100 @@ func (m *Mesh) serve(ctx context.Context, s overlay.Stream, f *follower, req *ov
 			return errSessionLost
 		default:
 		}
-		if entries == nil {
-			var err error
-			if entries, end, err = m.history(req.Log, next); err != nil {
+		if m.logs.isDead(req.Log) {
+			return errForked
+		}
+		if entries == nil || !f.live {
+			if entries, end, err = m.history(ctx, f, next); err != nil {
 				return err
 			}
 		}
-		if req.To != 0 && next+uint64(len(entries))-1 > req.To {
-			entries = entries[:req.To-next+1]
+		if f.live {
+			m.fresh.Add(1)
 		}
 		frame, err := m.logs.frame(req.Log, next, entries, end)
-		if err != nil {
-			return err
+		if err == nil {
+			for i := range entries {
+				next += entries[i].Len()
+			}
+			f.sent.Store(next - 1)
+			s.SetWriteDeadline(time.Now().Add(writeTimeout))
+			_, err = s.Write(frame)
 		}
-		next += uint64(len(entries))
-		f.sent.Store(next - 1)
-		s.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if _, err := s.Write(frame); err != nil {
+		if f.live {
+			m.fresh.Add(-1)
+		}
+		if err != nil {
 			return fmt.Errorf("write: %w", err)
 		}
+		linked = end.pos.Seq == next-1
 		m.met.batchesSent.Inc()
 		m.met.entriesSent.Add(float64(len(entries)))
 	}
 	return nil
 }
 
-// history reads a run from the store, cut so that it leads to a signed head.
-func (m *Mesh) history(log overlay.LogID, from uint64) ([]overlay.BatchEntry, *lead, error) {
-	entries, err := m.cfg.Replica.Read(log, from, overlay.FrameTarget)
+// begin returns the first entry of a stream. If the follower knows no hash
+// before it, it is told where the stream begins.
+func (m *Mesh) begin(ctx context.Context, s overlay.Stream, f *follower, req *overlay.Follow) (uint64, error) {
+	if req.Before != (overlay.Hash{}) {
+		return req.From, nil
+	}
+	var at *lead
+	for {
+		if at = m.logs.open(req.Log, req.From); at != nil || m.logs.holdsAny(req.Log) {
+			break
+		}
+		select { // nothing has come yet
+		case <-f.wake:
+		case <-f.over:
+			return 0, errSessionLost
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	if at == nil {
+		return 0, errNoHead
+	}
+	head := at.get(m.signHead)
+	if head == nil {
+		return 0, errNoHead
+	}
+	s.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := s.Write(overlay.AppendFrame(nil, &overlay.Batch{Log: req.Log, From: head.Seq + 1, Head: head})); err != nil {
+		return 0, fmt.Errorf("write: %w", err)
+	}
+	return head.Seq + 1, nil
+}
+
+// history reads a run from the store, cut so that it leads to a signed head. A
+// range waits a moment while what is fresh is being written, and for its turn.
+func (m *Mesh) history(ctx context.Context, f *follower, from uint64) ([]overlay.BatchEntry, *lead, error) {
+	if !f.live {
+		for end := time.Now().Add(historyYield); m.fresh.Load() > 0 && time.Now().Before(end); {
+			select {
+			case <-time.After(historyYield / 10):
+			case <-ctx.Done():
+				return nil, nil, ctx.Err()
+			}
+		}
+		select {
+		case m.reads <- struct{}{}:
+			defer func() { <-m.reads }()
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
+	entries, err := m.cfg.Replica.Read(f.log, from, overlay.FrameTarget)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read log: %w", err)
 	}
 	if len(entries) == 0 {
 		return nil, nil, fmt.Errorf("read log: entry %d is not there", from)
 	}
-	n, _ := fit(entries, overlay.MaxBatch, 2*overlay.FrameTarget)
-	n, end := m.logs.link(log, from, from+uint64(n)-1)
+	// Its receiver must be able to store it between fresh ones.
+	n, _ := fit(entries, historyEntries, 2*overlay.FrameTarget)
+	n, end := m.logs.link(f.log, from, entries[:n])
 	if n == 0 {
 		return nil, nil, errNoHead
 	}
@@ -242,7 +305,7 @@ func (m *Mesh) history(log overlay.LogID, from uint64) ([]overlay.BatchEntry, *l
 }
 
 // readAcks takes a follower's acks until its stream ends.
-func (m *Mesh) readAcks(frames *overlay.FrameReader, f *follower, log overlay.LogID) {
+func (m *Mesh) readAcks(frames *overlay.FrameReader, f *follower) {
 	id := identity.PillarID(f.peer)
 	var last uint64
 	for {
@@ -251,13 +314,13 @@ func (m *Mesh) readAcks(frames *overlay.FrameReader, f *follower, log overlay.Lo
 			return
 		}
 		ack, ok := msg.(*overlay.Ack)
-		if !ok || ack.Log != log || ack.Seq > f.sent.Load() {
-			m.met.faults.WithLabelValues(faultFrame).Inc()
+		if !ok || ack.Log != f.log || ack.Seq > f.sent.Load() {
+			m.scores.offend(f.peer, faultFrame)
 			return
 		}
 		if ack.Seq > last {
 			last = ack.Seq
-			m.acks.set(id, log, ack.Seq)
+			m.acks.add(id, f.log, f.begins.Load(), ack.Seq)
 		}
 	}
 }

@@ -32,27 +32,31 @@ func TestLargeCommit(t *testing.T) {
 	})
 }
 
-// Over its budget a provider says Busy, and serves again when there is room.
+// Over its budget a provider names one of its followers, each as often as the
+// others, and serves again when there is room. Ranges of history are bounded for
+// each pillar.
 func TestFollowerBudget(t *testing.T) {
 	inBubble(t, func(w *world) {
-		a := w.pillar().start()
+		a := w.pillar()
+		a.config = func(c *gossip.Config) { c.MaxFollowers = 2 }
+		a.start()
 		end := a.submit(1)
 		synctest.Wait()
 		var liars []*liar
-		for range gossip.MaxFollowers/gossip.MaxFollowersOf + 1 {
+		for range 5 {
 			l := w.liar()
 			l.serve = func(overlay.Stream, *overlay.Follow) {}
 			l.start(a)
 			liars = append(liars, l)
 		}
 		var open []overlay.Stream
-		ask := func(l *liar) overlay.Message {
+		ask := func(l *liar, to uint64) overlay.Message {
 			s, err := l.host.Open(w.t.Context(), a.id(), overlay.ProtoFollow)
 			if err != nil {
 				w.t.Fatal(err)
 			}
 			open = append(open, s)
-			say(s, &overlay.Follow{Log: end.Log, From: 1, Before: overlay.ChainStart(end.Log)})
+			say(s, &overlay.Follow{Log: end.Log, From: 1, Before: overlay.ChainStart(end.Log), To: to})
 			frames := overlay.NewFrameReader(s)
 			frames.Accept()
 			msg, err := frames.Next()
@@ -61,28 +65,40 @@ func TestFollowerBudget(t *testing.T) {
 			}
 			return msg
 		}
-		refused := func(l *liar) bool {
-			busy, ok := ask(l).(*overlay.Busy)
-			return ok && busy.Err.Code == overlay.CodeBusy && busy.Err.Retry > 0
-		}
-		last := len(liars) - 1
-		for _, l := range liars[:last] {
-			for i := range gossip.MaxFollowersOf {
-				if _, ok := ask(l).(*overlay.Batch); !ok {
-					w.t.Fatalf("follower %d is not served", i)
-				}
-			}
-			if !refused(l) {
-				w.t.Fatal("one pillar takes more than its share")
+		for _, l := range liars[:2] {
+			if _, ok := ask(l, 0).(*overlay.Batch); !ok {
+				w.t.Fatal("not served within the budget")
 			}
 		}
-		if !refused(liars[last]) {
-			w.t.Fatal("one more than the budget is not told to come again")
+		named := map[identity.PillarID]int{}
+		for _, l := range []*liar{liars[2], liars[3], liars[4], liars[2]} {
+			elsewhere, ok := ask(l, 0).(*overlay.Elsewhere)
+			if !ok {
+				w.t.Fatal("one more than the budget is served")
+			}
+			named[elsewhere.Peer]++
 		}
-		open[0].Reset()
+		if named[liars[0].key.ID()] != 2 || named[liars[1].key.ID()] != 2 {
+			w.t.Errorf("named %v, want each follower twice", named)
+		}
+		if _, ok := ask(liars[0], 0).(*overlay.Batch); !ok {
+			w.t.Error("a follower that asks again is not served anew")
+		}
+		if _, err := open[0].Read(make([]byte, 1)); err == nil {
+			w.t.Error("its stream of before goes on")
+		}
+		open[len(open)-1].Reset()
 		synctest.Wait()
-		if _, ok := ask(liars[last]).(*overlay.Batch); !ok {
+		if _, ok := ask(liars[2], 0).(*overlay.Batch); !ok {
 			w.t.Fatal("there is room again, but it is not used")
+		}
+		for range gossip.MaxRangesOf {
+			if _, ok := ask(liars[3], 1).(*overlay.Batch); !ok {
+				w.t.Fatal("a range is not served")
+			}
+		}
+		if busy, ok := ask(liars[3], 1).(*overlay.Busy); !ok || busy.Err.Code != overlay.CodeBusy || busy.Err.Retry == 0 {
+			w.t.Error("one pillar takes more ranges than its share")
 		}
 	})
 }
@@ -159,8 +175,8 @@ func TestBodilessIsNotAcked(t *testing.T) {
 			w.t.Errorf("acked %d, want 2", seq)
 		}
 		until(w.t, 5*time.Second, "all of it", func() bool {
-			v := a.disk.Vector()
-			return len(v) == 1 && v[0] == log.Position()
+			held := a.disk.Logs()
+			return len(held) == 1 && held[0].Position == log.Position()
 		})
 		synctest.Wait()
 		for len(acked) > 0 {

@@ -275,7 +275,7 @@ func (m *Mesh) load(key overlay.ShortKey, places *[]place) (got loaded, err erro
 // have not brought by then, is left to them. Nothing is given to who is full.
 func (r *round) await(ctx context.Context, there, here bool, missing func() bool) {
 	r.skipPush = r.m.summaries.all()[r.s.id].Full
-	mine, _ := r.m.logs.vector(r.m.now(), 0)
+	mine := r.m.toldHere()
 	gapsHere, gapsThere := map[overlay.LogID]uint64{}, map[overlay.LogID]uint64{}
 	if here {
 		gapsHere = r.m.gapsHere(r.s)
@@ -313,23 +313,23 @@ func (r *round) await(ctx context.Context, there, here bool, missing func() bool
 // gapsHere counts, log by log, the entries that the other side tells of and
 // that are not held here.
 func (m *Mesh) gapsHere(s *session) map[overlay.LogID]uint64 {
-	mine, _ := m.logs.vector(m.now(), 0)
+	mine := m.toldHere()
 	gaps := map[overlay.LogID]uint64{}
-	for _, p := range s.positions() {
-		if held, _ := mine.Find(p.Log); p.Seq > held.Seq {
-			gaps[p.Log] = p.Seq - held.Seq
+	s.eachTold(func(log overlay.LogID, t told) {
+		if n := t.runs.minus(mine[log]).count(); n > 0 && !m.logs.isDead(log) {
+			gaps[log] = n
 		}
-	}
+	})
 	return gaps
 }
 
 // gapsThereOf counts, log by log, the entries of mine that the other side has
 // not told of.
-func gapsThereOf(mine overlay.Vector, s *session) map[overlay.LogID]uint64 {
+func gapsThereOf(mine map[overlay.LogID]spans, s *session) map[overlay.LogID]uint64 {
 	gaps := map[overlay.LogID]uint64{}
-	for _, p := range mine {
-		if told := s.holds(p.Log); p.Seq > told {
-			gaps[p.Log] = p.Seq - told
+	for log, runs := range mine {
+		if n := runs.minus(s.told(log).runs).count(); n > 0 {
+			gaps[log] = n
 		}
 	}
 	return gaps

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -41,16 +42,19 @@ type session struct {
 	done     chan struct{} // closed at the end
 	end      sync.Once
 
-	audit *auditLink
+	pending atomic.Int64 // bytes that follows from them hold without a head
+	rate    rate         // entries a second that ranges from them brought
+	audit   *auditLink
 
 	mu      sync.Mutex
 	seen    time.Time                          // guarded by mu; last message
-	vector  map[overlay.LogID]overlay.Position // guarded by mu; what they hold
+	vector  map[overlay.LogID]told             // guarded by mu; what they hold
 	waiting map[uint64]chan overlay.Message    // guarded by mu; answers by number
 	number  uint64                             // guarded by mu
-	told    struct{ record, key overlay.Hash } // guarded by mu; in our last Hello
+	said    struct{ record, key overlay.Hash } // guarded by mu; in our last Hello
 	clock   clockReading                       // guarded by mu; ours in it
 	resend  bool                               // guarded by mu; a roster message was lost
+	untold  bool                               // guarded by mu; a fork could not be told
 }
 
 // handleSession is the handler of ProtoPillar.
@@ -90,7 +94,7 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 		local: overlay.IsPrivateAddr(stream.Remote()), since: time.Now(),
 		out: make(chan overlay.Message, sessionQueue), kick: make(chan struct{}, 1),
 		requests: make(chan overlay.Message, sessionRequests), done: make(chan struct{}),
-		vector: map[overlay.LogID]overlay.Position{}, waiting: map[uint64]chan overlay.Message{},
+		vector: map[overlay.LogID]told{}, waiting: map[uint64]chan overlay.Message{},
 	}
 	s.audit = newAuditLink(s)
 	stream.SetReadDeadline(time.Now().Add(openTimeout))
@@ -122,6 +126,13 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 	work.Go(func() { s.answer(ctx) })
 	work.Go(func() { s.audit.serve(ctx) })
 	err := s.read(ctx)
+	if misframed(err) && ctx.Err() == nil {
+		select {
+		case <-s.done: // cut by us
+		default:
+			m.scores.offend(s.peer, faultFrame)
+		}
+	}
 	s.close()
 	m.sessions.remove(s)
 	cancel()
@@ -175,7 +186,7 @@ func (s *session) greet() error {
 		var refusal *overlay.Error
 		if errors.As(err, &refusal) {
 			s.tellRevocation()
-			refuse(s.stream, refusal)
+			finish(s.stream, &overlay.Busy{Err: refusal})
 		}
 		return err
 	}
@@ -218,11 +229,11 @@ func (s *session) sendHello(withKey bool) error {
 		Time: now, Credential: own.Raw}
 	s.mu.Lock()
 	s.clock = clockReading{ours: now, at: time.Now()}
-	s.told.record = overlay.Hash(own.ID)
+	s.said.record = overlay.Hash(own.ID)
 	if withKey {
 		key := s.m.holdings.key()
 		h.ShortKey = key[:]
-		s.told.key = key.Name()
+		s.said.key = key.Name()
 	}
 	s.mu.Unlock()
 	return s.writeMessage(h)
@@ -232,6 +243,11 @@ func (s *session) sendHello(withKey bool) error {
 func (s *session) accept(h *overlay.Hello) error {
 	m := s.m
 	now := m.now()
+	if left := m.scores.refused(s.peer); left > 0 {
+		refusal := overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s is refused for a while: it broke the rules again and again", s.id)
+		refusal.Retry = left
+		return refusal
+	}
 	rec, info, err := overlay.CheckPillarHello(h, s.id, m.cfg.Network, now)
 	if _, known := m.cfg.Roster.Lookup(s.id); known || err == nil {
 		m.clocks.heard(s.id, h.Time)
@@ -268,6 +284,9 @@ func (s *session) write(ctx context.Context) error {
 	version, err := s.tellVector(0)
 	if err == nil {
 		err = s.tellRoster()
+	}
+	if err == nil {
+		err = s.tellForks()
 	}
 	last := time.Now()
 	for err == nil {
@@ -306,28 +325,26 @@ func (s *session) renew() error {
 		return refusal
 	}
 	s.mu.Lock()
-	told, clock, resend := s.told, s.clock, s.resend
+	said, clock, resend := s.said, s.clock, s.resend
 	s.resend = false
+	forks := s.untold
 	s.mu.Unlock()
+	if forks {
+		if err := s.tellForks(); err != nil {
+			return err
+		}
+	}
 	if resend {
 		if err := s.tellRoster(); err != nil {
 			return err
 		}
 	}
 	own := s.m.cfg.Own()
-	if own == nil || overlay.Hash(own.ID) == told.record && s.m.holdings.key().Name() == told.key &&
+	if own == nil || overlay.Hash(own.ID) == said.record && s.m.holdings.key().Name() == said.key &&
 		clock.stepped(s.m.now()).Abs() < clockStep {
 		return nil
 	}
 	return s.sendHello(true)
-}
-
-func (s *session) tellVector(since uint64) (uint64, error) {
-	v, version := s.m.logs.vector(s.m.now(), since)
-	if len(v) == 0 && since != 0 {
-		return version, nil
-	}
-	return version, s.writeMessage(&overlay.VectorMsg{Full: since == 0, Positions: v})
 }
 
 func (s *session) tellRoster() error {
@@ -376,6 +393,8 @@ func (s *session) read(ctx context.Context) error {
 			err = s.accept(msg)
 		case *overlay.VectorMsg:
 			err = s.takeVector(msg)
+		case *overlay.Forked:
+			s.m.forks.received(ctx, s, msg)
 		case *overlay.RosterMsg:
 			if _, e := s.m.cfg.Roster.Add(s.m.now(), s.local, msg.Records...); e != nil {
 				s.m.met.forged.WithLabelValues("roster").Inc()
@@ -408,48 +427,6 @@ func (s *session) read(ctx context.Context) error {
 			return err
 		}
 	}
-}
-
-// takeVector notes what the other side holds.
-func (s *session) takeVector(msg *overlay.VectorMsg) error {
-	s.mu.Lock()
-	if msg.Full {
-		clear(s.vector)
-	}
-	for _, p := range msg.Positions {
-		s.vector[p.Log] = p
-	}
-	n := len(s.vector)
-	s.mu.Unlock()
-	if n > overlay.MaxVector {
-		return fmt.Errorf("%w: a vector of %d logs", overlay.ErrFrame, n)
-	}
-	if msg.Full {
-		s.m.acks.restate(s.id, msg.Positions)
-	}
-	for _, p := range msg.Positions {
-		s.m.acks.set(s.id, p.Log, p.Seq)
-	}
-	s.m.follows.poke()
-	return nil
-}
-
-// holds returns how far the other side says it holds a log.
-func (s *session) holds(log overlay.LogID) uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.vector[log].Seq
-}
-
-// positions returns what the other side says it holds.
-func (s *session) positions() overlay.Vector {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v := make(overlay.Vector, 0, len(s.vector))
-	for _, p := range s.vector {
-		v = append(v, p)
-	}
-	return v
 }
 
 // answer serves requests, one after the other.

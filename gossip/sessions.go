@@ -66,6 +66,7 @@ func (t *sessions) remove(s *session) {
 		t.change()
 	}
 	t.mu.Unlock()
+	t.m.remember(s)
 	t.m.follows.poke()
 }
 
@@ -153,6 +154,17 @@ func (t *sessions) spread(added []*overlay.Record) {
 				s.resend = true
 				s.mu.Unlock()
 			}
+		}
+	}
+}
+
+// spreadFork tells every connected pillar but from that a log was forked.
+func (t *sessions) spreadFork(proof *overlay.Forked, from *session) {
+	for _, s := range t.all() {
+		if s != from && !s.post(proof) {
+			s.mu.Lock()
+			s.untold = true
+			s.mu.Unlock()
 		}
 	}
 }

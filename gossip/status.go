@@ -1,6 +1,8 @@
 package gossip
 
 import (
+	"math"
+
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/obelisk-network/obelisk/overlay"
@@ -11,7 +13,7 @@ import (
 func (m *Mesh) Pillars() []overlay.PillarStatus {
 	entries := m.cfg.Roster.Entries()
 	alive := m.member.alive()
-	mine, _ := m.logs.vector(m.now(), 0)
+	mine := m.toldHere()
 	newest := m.summaries.all()
 	out := make([]overlay.PillarStatus, 0, len(entries))
 	for i := range entries {
@@ -38,7 +40,7 @@ func (m *Mesh) Pillars() []overlay.PillarStatus {
 			st.State = overlay.PillarSuspect
 		}
 		if s != nil {
-			st.MissingHere, st.MissingThere = missing(mine, s.positions())
+			st.MissingHere, st.MissingThere = m.compare(mine, s)
 			st.LastSeen = m.cfg.Now()
 		}
 		out = append(out, st)
@@ -46,43 +48,56 @@ func (m *Mesh) Pillars() []overlay.PillarStatus {
 	return out
 }
 
-// missing sums the differences of two vectors: what theirs has more, and mine.
-// mine is in a Vector's order.
-func missing(mine, theirs overlay.Vector) (here, there uint64) {
-	covered := make(map[overlay.LogID]uint64, len(theirs))
-	for _, p := range theirs {
-		covered[p.Log] = p.Seq
-		held, _ := mine.Find(p.Log)
-		if p.Seq > held.Seq {
-			here += p.Seq - held.Seq
-		}
+// SyncStatus describes replication.
+func (m *Mesh) SyncStatus() overlay.SyncStatus {
+	mine := m.toldHere()
+	m.follows.mu.Lock()
+	last := m.follows.last
+	m.follows.mu.Unlock()
+	st := overlay.SyncStatus{
+		Logs: m.cfg.Replica.Logs(), Settled: m.summaries.all()[m.self], Missing: last.entries,
+		Backlog: last.backlog, BacklogRate: m.follows.progress.rate.get(),
+		Unreachable: m.unreachable(), Forks: m.forks.all(),
 	}
-	for _, p := range mine {
-		if p.Seq > covered[p.Log] {
-			there += p.Seq - covered[p.Log]
+	for _, s := range m.sessions.all() {
+		behind, _ := m.compare(mine, s)
+		st.Peers = append(st.Peers, overlay.PeerSync{Pillar: s.id, Behind: behind})
+	}
+	m.auditStatus(&st)
+	return st
+}
+
+// toldHere is what this pillar tells of the logs that live.
+func (m *Mesh) toldHere() map[overlay.LogID]spans {
+	all, _, _ := m.logs.told(m.now(), 0)
+	mine := make(map[overlay.LogID]spans, len(all))
+	for i := range all {
+		mine[all[i].Log] = makeTold(all[i].Position, all[i].above).runs
+	}
+	return mine
+}
+
+// compare counts what a pillar tells that is missing here, and the other way
+// round.
+func (m *Mesh) compare(mine map[overlay.LogID]spans, s *session) (here, there uint64) {
+	theirs := map[overlay.LogID]spans{}
+	s.eachTold(func(log overlay.LogID, t told) {
+		theirs[log] = t.runs
+		if state, held := m.logs.state(log); held && dies(&state) <= m.now() || m.logs.isDead(log) {
+			return
 		}
+		here = sumUp(here, t.runs.minus(mine[log]).count())
+	})
+	for log, runs := range mine {
+		there = sumUp(there, runs.minus(theirs[log]).count())
 	}
 	return here, there
 }
 
-// SyncStatus describes replication.
-func (m *Mesh) SyncStatus() overlay.SyncStatus {
-	st := overlay.SyncStatus{Logs: m.cfg.Replica.Logs(), Settled: m.summaries.all()[m.self]}
-	mine, _ := m.logs.vector(m.now(), 0)
-	most := map[overlay.LogID]uint64{}
-	for _, s := range m.sessions.all() {
-		theirs := s.positions()
-		here, _ := missing(mine, theirs)
-		st.Peers = append(st.Peers, overlay.PeerSync{Pillar: s.id, Behind: here})
-		for _, p := range theirs {
-			most[p.Log] = max(most[p.Log], p.Seq)
-		}
+// sumUp adds up to the largest number there is.
+func sumUp(a, b uint64) uint64 {
+	if a > math.MaxUint64-b {
+		return math.MaxUint64
 	}
-	for log, seq := range most {
-		if held, _ := mine.Find(log); held.Seq < seq {
-			st.Missing += seq - held.Seq
-		}
-	}
-	m.auditStatus(&st)
-	return st
+	return a + b
 }

@@ -70,7 +70,7 @@ func (s *summaries) publish() {
 	sum := overlay.Summary{
 		Pillar: s.m.self, Head: s.m.logs.ownPosition(), Vector: vector.Hash(),
 		Settled: held.settled * stepMillis, Front: held.front * stepMillis,
-		Count: held.tally.Count, Digest: held.tally.Sum, Key: held.key.Name(), At: now,
+		Count: held.tally.Count, Digest: held.tally.Sum, Key: held.key.Name(), At: now, Full: s.m.full(),
 	}
 	sum.Sign(s.m.cfg.Network, s.m.cfg.Key)
 	s.mu.Lock()

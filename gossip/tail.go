@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"sync"
 	"time"
 
 	"github.com/obelisk-network/obelisk/overlay"
@@ -13,44 +12,11 @@ const (
 	tailBytes   = 4 << 20  // of one log
 	tailsBytes  = 64 << 20 // of all logs together
 	tailKeep    = 30 * time.Second
-	headEvery   = 2048    // entries after which a head is kept for serving history
+	headEvery   = 1024    // entries in which one head is kept for serving history
 	headBytes   = 1 << 20 // and bytes
 	entryMemory = 128     // counted for an entry beside its body
 	frameRoom   = 1 << 10 // taken in a frame by what surrounds the entries
 )
-
-// lead is a position of a log that a signed head can stand at. For logs of
-// other pillars the head came with the entries; for the own ones it is signed
-// when it is first needed, once, however many followers need it.
-type lead struct {
-	pos   overlay.Position
-	dies  uint64
-	nonce [overlay.LogNonceLen]byte
-
-	mu   sync.Mutex
-	head *overlay.Head // guarded by mu; its Seq is pos.Seq or, for a run cut short, past it
-}
-
-// seq is where the lead's head stands.
-func (l *lead) seq() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.head != nil {
-		return l.head.Seq
-	}
-	return l.pos.Seq
-}
-
-// get returns the head, signed by sign if there is none yet; nil if it cannot
-// be.
-func (l *lead) get(sign func(l *lead) *overlay.Head) *overlay.Head {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.head == nil {
-		l.head = sign(l)
-	}
-	return l.head
-}
 
 // segment is one commit's run of a log.
 type segment struct {

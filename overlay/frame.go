@@ -70,6 +70,10 @@ const (
 // sent one is disconnected.
 var ErrFrame = errors.New("bad frame")
 
+// ErrCut is wrapped, beside ErrFrame, by the error of a stream that ended inside
+// a frame: whoever sent it may have lost its connection.
+var ErrCut = errors.New("cut short")
+
 // Message is something a frame carries.
 type Message interface {
 	Type() MessageType
@@ -123,7 +127,7 @@ func (f *FrameReader) Next() (Message, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(f.r, head[:]); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, fmt.Errorf("%w: cut in its length", ErrFrame)
+			return nil, fmt.Errorf("%w: %w in its length", ErrFrame, ErrCut)
 		}
 		return nil, err
 	}
@@ -146,7 +150,7 @@ func (f *FrameReader) body(n int) ([]byte, error) {
 	b := make([]byte, min(n, step))
 	for off := 0; ; {
 		if _, err := io.ReadFull(f.r, b[off:]); err != nil {
-			return nil, fmt.Errorf("%w: cut after its length: %w", ErrFrame, err)
+			return nil, fmt.Errorf("%w: %w after its length: %w", ErrFrame, ErrCut, err)
 		}
 		if off = len(b); off == n {
 			return b, nil

@@ -423,6 +423,10 @@ func (p *Pillar) Status() PillarSelfStatus {
 	return st
 }
 
+// Full reports whether the disk is so full that nothing is taken, from other
+// pillars either.
+func (p *Pillar) Full() bool { return p.disk.full.Load() }
+
 // failure returns why the store takes nothing any more, nil while it does.
 func (p *Pillar) failure() error {
 	if err := p.failed.Load(); err != nil {

@@ -41,6 +41,8 @@ type logVectors struct {
 	Certificates []certificateVector `json:"certificates"`
 	Admissions   []admissionVector   `json:"admissions"`
 	Log          logVector           `json:"log"`
+	Gone         goneVector          `json:"gone"`
+	Forks        []forkVector        `json:"forks"`
 	Vectors      []vectorVector      `json:"vectors"`
 	Digest       digestVector        `json:"digest"`
 	Summaries    []signedVector      `json:"summaries"`
@@ -144,6 +146,8 @@ func TestLogVectors(t *testing.T) {
 	t.Run("certificates", func(t *testing.T) { checkCertificates(t, network, file.Certificates) })
 	t.Run("admissions", func(t *testing.T) { checkAdmissions(t, network, file.Admissions) })
 	t.Run("log", func(t *testing.T) { checkLog(t, network, &file.Log) })
+	t.Run("gone", func(t *testing.T) { checkGone(t, network, &file.Gone) })
+	t.Run("forks", func(t *testing.T) { checkForks(t, network, file.Forks) })
 	t.Run("vectors", func(t *testing.T) { checkVectors(t, file.Vectors) })
 	t.Run("digest", func(t *testing.T) { checkDigest(t, &file.Digest) })
 	t.Run("summaries", func(t *testing.T) { checkSummaries(t, network, file.Summaries) })
@@ -343,6 +347,7 @@ func (w *vectorWriter) signed(key ed25519.PrivateKey, tag string, fields ...any)
 
 func makeLogVectors(t *testing.T) *logVectors {
 	w := newVectorWriter(t)
+	log := w.log()
 	return &logVectors{
 		Comment: "Bytes are hex. The log's entries are three messages of records.json: the first, the one that lives as long as it can, " +
 			"the one with an empty bin. valid: it decodes, and its signatures are right for the network; an admission at now too. " +
@@ -350,7 +355,9 @@ func makeLogVectors(t *testing.T) *logVectors {
 		Network:      w.network[:],
 		Certificates: w.certificates(),
 		Admissions:   w.admissions(),
-		Log:          w.log(),
+		Log:          log,
+		Gone:         w.gone(&log),
+		Forks:        w.forks(&log),
 		Vectors:      w.vectors(),
 		Digest:       w.digest(),
 		Summaries:    w.summaries(),

@@ -221,7 +221,9 @@ func readEntry(r *canon.Reader) (e BatchEntry) {
 	case 4:
 		e.Expires, e.ID = r.Uint(), readID(r)
 		e.Why = Why(r.UintMax(uint64(WhyVoid)))
-		e.Void = r.Bin(MaxRecord)
+		if e.Void = r.Bin(MaxRecord); len(e.Void) == 0 {
+			e.Void = nil
+		}
 		if r.Err() == nil && (e.Why == WhyNone || len(e.Void) > 0 && e.Why != WhyVoid) {
 			r.Fail(canon.ErrType)
 		}

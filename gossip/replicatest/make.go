@@ -190,6 +190,11 @@ func (l *Log) Fork(seq uint64) *Log {
 	return f
 }
 
+// Restart empties a log whose Nonce or ID was set.
+func (l *Log) Restart() {
+	l.Entries, l.hashes, l.dies = nil, []overlay.Hash{overlay.ChainStart(l.ID)}, 0
+}
+
 // Unmendable returns bytes that are in shape and no valid record, whatever their
 // signature were: their certificate is of another network.
 func Unmendable(t testing.TB, network identity.NetworkID) []byte {

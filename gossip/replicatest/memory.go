@@ -57,7 +57,7 @@ func (m *Memory) Reopen() *Memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := NewMemory(m.network, m.Key)
-	n.Now = m.Now
+	n.Now, n.Trusting = m.Now, m.Trusting
 	for id, l := range m.logs {
 		n.logs[id] = l.clone()
 	}

@@ -22,7 +22,7 @@ type memoryLog struct {
 // part is a stretch of a log without gaps.
 type part struct {
 	after  overlay.Mark
-	places []place // replaced, never changed
+	places []place // grows at its end, else replaced; never changed
 }
 
 // place is an entry. It begins behind the place before it.
@@ -42,7 +42,11 @@ func newMemoryLog(log overlay.LogID, pillar identity.PillarID, nonce [overlay.Lo
 }
 
 func (l *memoryLog) clone() *memoryLog {
-	return &memoryLog{state: l.state, parts: slices.Clone(l.parts), lacks: l.lacks}
+	c := &memoryLog{state: l.state, parts: slices.Clone(l.parts), lacks: l.lacks}
+	for i := range c.parts {
+		c.parts[i].places = slices.Clip(c.parts[i].places)
+	}
+	return c
 }
 
 // published is the state as others are shown it.
@@ -105,6 +109,11 @@ func (p *part) slice(from, to uint64, hash overlay.Hash) []place {
 
 // join adds a run to parts. fresh is what of it was not there.
 func join(held []part, run part) (joined, fresh []part, err error) {
+	if n := len(held) - 1; held[n].end() == run.after { // the usual way: at the very end
+		joined = slices.Clone(held)
+		joined[n].places = append(joined[n].places, run.places...)
+		return joined, []part{run}, nil
+	}
 	first, last := run.after.Seq, run.end().Seq
 	grown, at, placed := part{after: run.after}, first, false
 	piece := func(to overlay.Mark) {
@@ -249,7 +258,7 @@ func (m *Memory) takeRun(l *memoryLog, run *overlay.LogRun) (*overlay.CommitEven
 		x.rec = nil
 	}
 	for _, part := range l.parts {
-		for i := range part.places {
+		for i := part.find(run.From); i < len(part.places) && part.places[i].end <= p.end().Seq; i++ {
 			part.places[i].rec = nil
 		}
 	}

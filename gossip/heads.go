@@ -1,0 +1,181 @@
+package gossip
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// lead is a position of a log that a signed head stands at. For logs of other
+// pillars the head came with the entries; for the own ones it is signed when it
+// is first needed, once, however many followers need it.
+type lead struct {
+	pos   overlay.Position
+	dies  uint64
+	nonce [overlay.LogNonceLen]byte
+	base  overlay.Mark
+
+	mu   sync.Mutex
+	head *overlay.Head // guarded by mu
+}
+
+// headLead is the lead of a head that is signed already.
+func headLead(log overlay.LogID, h *overlay.Head) *lead {
+	return &lead{pos: overlay.Position{Log: log, Seq: h.Seq, Hash: h.Hash}, dies: h.Dies, nonce: h.Nonce, head: h}
+}
+
+// get returns the head, signed by sign if there is none yet; nil if it cannot
+// be.
+func (l *lead) get(sign func(l *lead) *overlay.Head) *overlay.Head {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.head == nil {
+		l.head = sign(l)
+	}
+	return l.head
+}
+
+// known returns the head if it is signed already.
+func (l *lead) known() *overlay.Head {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.head
+}
+
+// reachedHead is a head that a followed run ended at.
+type reachedHead struct {
+	head   *overlay.Head
+	spaced bool // enough bytes came since the last one that was kept
+}
+
+// heads are the signed heads of one log: those kept for serving history, one in
+// headEvery entries or headBytes bytes, and those where the prefix or an island
+// begins or ends. The latter are what a fork is proven with.
+type heads struct {
+	kept   []*lead // ascending
+	stored int     // how many of kept the disk has, unchanged
+	ends   []*lead // ascending; at the ends of what is held now
+	unsaid bool    // ends changed since they were stored
+	rev    uint64  // counts changes of both
+}
+
+// load takes what the disk has.
+func (h *heads) load(s *overlay.LogState, kept, ends []*overlay.Head) {
+	for _, head := range kept {
+		h.kept = append(h.kept, headLead(s.Log, head))
+	}
+	h.stored = len(h.kept)
+	for _, head := range ends {
+		h.note(headLead(s.Log, head), s)
+	}
+	h.unsaid = false
+}
+
+// dirty reports whether something is to be stored.
+func (h *heads) dirty() bool { return h.stored < len(h.kept) || h.unsaid }
+
+// keep adds l unless one is kept close by; forced if much came since the last.
+// Heads are kept at the first place past each multiple of headEvery, so that
+// most holders keep the same, and none lacks one for twice as many entries and a
+// commit. It reports whether l was added.
+func (h *heads) keep(l *lead, forced bool) bool {
+	i, found := slices.BinarySearchFunc(h.kept, l.pos.Seq, markOrder)
+	if found {
+		return false
+	}
+	bucket := l.pos.Seq / headEvery
+	if !forced && (bucket == 0 || i > 0 && h.kept[i-1].pos.Seq/headEvery == bucket ||
+		i < len(h.kept) && h.kept[i].pos.Seq/headEvery == bucket) {
+		return false
+	}
+	h.kept = slices.Insert(h.kept, i, l)
+	h.stored = min(h.stored, i)
+	h.rev++
+	return true
+}
+
+// note remembers l if something ends or begins at it in s.
+func (h *heads) note(l *lead, s *overlay.LogState) {
+	if !isEnd(s, overlay.Mark{Seq: l.pos.Seq, Hash: l.pos.Hash}) {
+		return
+	}
+	if i, found := slices.BinarySearchFunc(h.ends, l.pos.Seq, markOrder); !found {
+		h.ends = slices.Insert(h.ends, i, l)
+		h.unsaid = true
+		h.rev++
+	}
+}
+
+// settle forgets ends at which nothing ends any more, and notes the newest head.
+func (h *heads) settle(s *overlay.LogState) {
+	if s.Head != nil {
+		h.note(headLead(s.Log, s.Head), s)
+	}
+	was := len(h.ends)
+	h.ends = slices.DeleteFunc(h.ends, func(l *lead) bool {
+		return !isEnd(s, overlay.Mark{Seq: l.pos.Seq, Hash: l.pos.Hash})
+	})
+	if len(h.ends) < was {
+		h.unsaid = true
+		h.rev++
+	}
+}
+
+func isEnd(s *overlay.LogState, m overlay.Mark) bool {
+	if m.Seq == s.Seq {
+		return m.Hash == s.Hash
+	}
+	for _, i := range s.Islands {
+		if m == i.After || m == i.End {
+			return true
+		}
+	}
+	return false
+}
+
+// at returns the head at seq; nil if there is none.
+func (h *heads) at(seq uint64) *lead {
+	for _, list := range [][]*lead{h.kept, h.ends} {
+		if i, found := slices.BinarySearchFunc(list, seq, markOrder); found {
+			return list[i]
+		}
+	}
+	return nil
+}
+
+// from returns the first head at or past seq.
+func (h *heads) from(seq uint64) (first *lead) {
+	for _, list := range [][]*lead{h.kept, h.ends} {
+		i, _ := slices.BinarySearchFunc(list, seq, markOrder)
+		if i < len(list) && (first == nil || list[i].pos.Seq < first.pos.Seq) {
+			first = list[i]
+		}
+	}
+	return first
+}
+
+// upTo returns the last head at or before seq.
+func (h *heads) upTo(seq uint64) (last *lead) {
+	for _, list := range [][]*lead{h.kept, h.ends} {
+		i, found := slices.BinarySearchFunc(list, seq, markOrder)
+		if found {
+			return list[i]
+		}
+		if i > 0 && (last == nil || list[i-1].pos.Seq > last.pos.Seq) {
+			last = list[i-1]
+		}
+	}
+	return last
+}
+
+// last returns the newest head that stands at something held.
+func (h *heads) last(s *overlay.LogState) *lead {
+	for seq := s.Top().Seq; ; {
+		l := h.upTo(seq)
+		if l == nil || s.Holds(l.pos.Seq) {
+			return l
+		}
+		seq = l.pos.Seq - 1
+	}
+}

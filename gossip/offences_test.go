@@ -1,0 +1,288 @@
+package gossip_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/obelisk-network/obelisk/gossip/replicatest"
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// Each case is a provider of a log it tells 3,000 entries of, of which all are
+// expired but the last, that breaks a rule on streams of unknown beginning or in
+// ranges. Nothing of what it sent wrong is stored, it is refused for a while when
+// it goes on, and the log comes from an honest holder.
+func TestBadHolders(t *testing.T) {
+	alive := func() uint64 { return uint64(time.Now().Add(time.Hour).UnixMilli()) }
+	for _, c := range []struct {
+		name   string
+		reason string
+		serve  func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow)
+	}{
+		{"no opening", "order", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			say(s, l.Batch(2901, 3000))
+		}},
+		{"an opening elsewhere", "order", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			say(s, &overlay.Batch{Log: l.ID, From: 2900, Head: l.Head(2950)})
+		}},
+		{"a head far beyond what is there", "head", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			h := l.Head(3000)
+			h.Seq = 1 << 60
+			h.Sign(l.Network, l.Key)
+			say(s, &overlay.Batch{Log: l.ID, From: h.Seq + 1, Head: h})
+		}},
+		{"a head that never dies", "head", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			h := l.Head(3000)
+			h.Dies += 40 * overlay.DayMillis
+			h.Sign(l.Network, l.Key)
+			say(s, &overlay.Batch{Log: l.ID, From: 3001, Head: h})
+		}},
+		{"entries gone that live", "gone", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			if req.To == 0 {
+				say(s, &overlay.Batch{Log: l.ID, From: 3001, Head: l.Head(3000)})
+				s.Read(make([]byte, 1))
+				return
+			}
+			e := l.Gone(req.From, 3000)
+			e.Expires = alive()
+			say(s, &overlay.Batch{Log: l.ID, From: req.From, Entries: []overlay.BatchEntry{e}, Head: l.Head(3000)})
+		}},
+		{"more gone than there are", "order", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			e := overlay.BatchEntry{Why: overlay.WhyGone, Count: 1 << 61, Expires: 1}
+			say(s, &overlay.Batch{Log: l.ID, From: 3001, Head: l.Head(3000)},
+				&overlay.Batch{Log: l.ID, From: 3001, Entries: []overlay.BatchEntry{e, e, e}, Head: l.Head(3000)})
+		}},
+		{"batches without end", "head", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			if req.To == 0 {
+				say(s, &overlay.Batch{Log: l.ID, From: 3001, Head: l.Head(3000)})
+				s.Read(make([]byte, 1))
+				return
+			}
+			e := l.Entries[0]
+			for from := req.From; from < 1<<20; from += 100 {
+				b := &overlay.Batch{Log: l.ID, From: from, Head: l.Head(3000)}
+				b.Head.Seq = 1 << 40
+				b.Head.Sign(l.Network, l.Key)
+				for range 100 {
+					b.Entries = append(b.Entries, e)
+				}
+				if say(s, b); from > 200_000 {
+					return
+				}
+			}
+		}},
+		{"a stall in the middle of a range", "silent", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			if req.To == 0 {
+				say(s, &overlay.Batch{Log: l.ID, From: 3001, Head: l.Head(3000)})
+			} else {
+				b := l.Batch(req.From, req.From+9)
+				b.Head = l.Head(3000)
+				say(s, b)
+			}
+			s.Read(make([]byte, 1))
+		}},
+		{"an end in the middle of a range", "head", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			if req.To == 0 {
+				say(s, &overlay.Batch{Log: l.ID, From: 3001, Head: l.Head(3000)})
+				s.Read(make([]byte, 1))
+				return
+			}
+			b := l.Batch(req.From, req.From+9)
+			b.Head = l.Head(3000)
+			say(s, b)
+			s.CloseWrite()
+			s.Read(make([]byte, 1))
+		}},
+		{"records that it cannot deliver", "claim", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			if req.To == 0 {
+				say(s, &overlay.Batch{Log: l.ID, From: 3001, Head: l.Head(3000)})
+				s.Read(make([]byte, 1))
+				return
+			}
+			s.CloseWrite()
+			s.Read(make([]byte, 1))
+		}},
+		{"a proof that proves nothing", "fork", func(l *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			say(s, &overlay.Forked{Other: l.Head(3000), Before: overlay.Hash{7}})
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				l := w.liar()
+				log := replicatest.NewLog(w.key.ID(), l.key)
+				past := uint64(time.Now().Add(-time.Hour).UnixMilli())
+				for i := range 2999 {
+					log.AddEntry(overlay.BatchEntry{Expires: past, ID: overlay.RecordID{byte(i), byte(i >> 8)}, Why: overlay.WhyExpired})
+				}
+				log.Add(t, w.author.Message(t, 10, 24*time.Hour))
+				l.claims = overlay.Vector{log.Position()}
+				l.serve = func(s overlay.Stream, req *overlay.Follow) { c.serve(log, s, req) }
+				a := w.pillar().start()
+				l.start(a)
+				until(t, time.Minute, "an offence", func() bool { return a.count("offences_total", c.reason) > 0 })
+				if held := a.held(log.ID).Seq; held > 0 {
+					t.Fatalf("entries to %d of a bad provider were stored", held)
+				}
+				if c.reason != "silent" && c.reason != "claim" { // these may be bad luck
+					until(t, 10*time.Minute, "refused", func() bool { return a.count("pillars_refused_total") > 0 })
+				}
+				w.pillar().hold(log, 1, 3000).start(a)
+				until(t, time.Minute, "the log from an honest holder", func() bool { return a.held(log.ID).Position == log.Position() })
+			})
+		})
+	}
+}
+
+// Vectors that no pillar tells end the session and count.
+func TestBadVectors(t *testing.T) {
+	end := overlay.Position{Log: overlay.LogID{1}, Seq: 10}
+	for _, c := range []struct {
+		name string
+		msg  *overlay.VectorMsg
+	}{
+		{"backwards", &overlay.VectorMsg{Positions: overlay.Vector{end}, Islands: []overlay.Span{{Log: end.Log, From: 30, To: 20}}}},
+		{"overlapping", &overlay.VectorMsg{Positions: overlay.Vector{end}, Islands: []overlay.Span{{Log: end.Log, From: 20, To: 30}, {Log: end.Log, From: 25, To: 40}}}},
+		{"over the prefix", &overlay.VectorMsg{Positions: overlay.Vector{end}, Islands: []overlay.Span{{Log: end.Log, From: 5, To: 20}}}},
+		{"from zero", &overlay.VectorMsg{Positions: overlay.Vector{end}, Islands: []overlay.Span{{Log: end.Log, From: 0, To: 20}}}},
+		{"beyond all logs", &overlay.VectorMsg{Positions: overlay.Vector{{Log: end.Log, Seq: 1 << 60}}}},
+		{"too many islands", &overlay.VectorMsg{Positions: overlay.Vector{end}, Islands: []overlay.Span{{Log: end.Log, From: 20, To: 20}, {Log: end.Log, From: 22, To: 22},
+			{Log: end.Log, From: 24, To: 24}, {Log: end.Log, From: 26, To: 26}, {Log: end.Log, From: 28, To: 28}, {Log: end.Log, From: 30, To: 30},
+			{Log: end.Log, From: 32, To: 32}, {Log: end.Log, From: 34, To: 34}, {Log: end.Log, From: 36, To: 36}}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				a := w.pillar().start()
+				l := w.liar()
+				synctest.Wait()
+				if err := l.host.Connect(t.Context(), a.id(), a.host.Addrs()); err != nil {
+					t.Fatal(err)
+				}
+				hello := func() (overlay.Stream, error) {
+					return l.greet(a, replicatest.PillarRecord(t, w.key, l.key, time.Now(), time.Hour, l.host.Addrs()...).Raw, w.key.ID(), overlay.RolePillar)
+				}
+				for i := range 4 {
+					s, err := hello()
+					if err != nil {
+						t.Fatal(err)
+					}
+					say(s, c.msg)
+					until(t, time.Second, "an offence", func() bool { return a.count("offences_total", "frame") == float64(i+1) })
+					until(t, time.Second, "the end of the session", func() bool { return a.count("sessions") == 0 })
+				}
+				if err := l.host.Connect(t.Context(), a.id(), a.host.Addrs()); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := hello(); err == nil {
+					t.Error("it is spoken to after four of them")
+				}
+			})
+		})
+	}
+}
+
+// A disk that takes nothing pauses following, says so, and is nobody's fault.
+func TestFullPillar(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar()
+		var full atomic.Bool
+		b.fill(&full)
+		b.start(a)
+		until(t, 5*time.Second, "meshed", func() bool { return meshed(a, b) })
+		a.submit(3)
+		until(t, 5*time.Second, "converged", func() bool { return converged(a, b) })
+		full.Store(true)
+		b.disk.Refuse(overlay.Refuse(overlay.CodeFull, "the disk is full"))
+		a.submit(3)
+		time.Sleep(time.Minute)
+		if n := b.count("offences_total") + b.count("follow_faults_total"); n != 0 {
+			t.Errorf("%v offences of a provider whose follower is full", n)
+		}
+		if b.count("follows") != 0 {
+			t.Error("a full pillar follows")
+		}
+		full.Store(false)
+		b.disk.Refuse(nil)
+		until(t, 10*time.Second, "converged again", func() bool { return converged(a, b) })
+	})
+}
+
+// The want list's matter, an entry without its record, is no copy and is never
+// told, wherever it came from; it counts once the record is there.
+func TestLacksAreNotToldOrCounted(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		end := a.submit(5)
+		b := w.pillar()
+		// b got the log from a third one that had lost the record of entry 3.
+		log := logOf(w, a, end)
+		b.roster.Add(uint64(time.Now().UnixMilli()), true, a.record.Load().Raw)
+		entries := append([]overlay.BatchEntry{}, log.Entries[:5]...)
+		lost := entries[2].Raw
+		entries[2] = log.Bare(3)
+		if _, err := b.disk.Apply(t.Context(), log.RunOf(1, entries...)); err != nil {
+			t.Fatal(err)
+		}
+		b.start(a)
+		c := w.pillar().start(a)
+		until(t, 5*time.Second, "meshed", func() bool { return meshed(a, b, c) })
+		until(t, 5*time.Second, "copies", func() bool {
+			d := a.disk.Durable(end.Log)
+			return len(d) == 3 && d[0] == overlay.Durable{From: 1, To: 2, Copies: 2} && d[1] == overlay.Durable{From: 3, To: 3, Copies: 1} &&
+				d[2] == overlay.Durable{From: 4, To: 5, Copies: 2}
+		})
+		if st := b.mesh.SyncStatus(); st.Missing != 1 {
+			t.Errorf("%d missing, want the one without its record", st.Missing)
+		}
+		if _, err := b.disk.Take(t.Context(), overlay.ViaAudit, [][]byte{lost}); err != nil {
+			t.Fatal(err)
+		}
+		until(t, 5*time.Second, "copies of all", func() bool {
+			d := a.disk.Durable(end.Log)
+			return len(d) == 1 && d[0] == overlay.Durable{From: 1, To: 5, Copies: 2}
+		})
+	})
+}
+
+// What is gone everywhere is told as gone, and a head's base says so.
+func TestGoneRunsAreServed(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		raws := make([][]byte, 50)
+		for i := range raws {
+			raws[i] = w.author.Message(t, 20, time.Minute)
+		}
+		a.disk.Submit(raws...)
+		end := a.submit(5)
+		time.Sleep(3 * time.Hour)
+		a.disk.Trim(end.Log, 1, 50)
+		a.restart() // what was its own log is one as any other now
+		b := w.pillar().start(a)
+		until(t, 10*time.Second, "the log", func() bool { return b.held(end.Log).Position == end })
+		if n := b.count("entries_received_total"); n != 6 {
+			t.Errorf("%v entries received, want a run and 5", n)
+		}
+		if h := b.held(end.Log).Head; h.BaseSeq != 50 {
+			t.Errorf("a head with its base at %d, want 50", h.BaseSeq)
+		}
+		c := w.pillar().start(b)
+		until(t, 10*time.Second, "the log from somebody else", func() bool { return c.held(end.Log).Position == end })
+	})
+}
+
+// logOf is the log of a pillar, as if made by hand.
+func logOf(w *world, p *pillar, end overlay.Position) *replicatest.Log {
+	w.t.Helper()
+	l := &replicatest.Log{Network: w.key.ID(), Key: p.key, ID: end.Log, Nonce: p.held(end.Log).Nonce}
+	l.Restart()
+	entries, err := p.disk.Read(end.Log, 1, 1<<20)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, e := range entries {
+		l.Add(w.t, e.Raw)
+	}
+	return l
+}
