@@ -167,6 +167,7 @@ type Pillar struct {
 	quotas    quotas
 	shares    queueShares
 	logBytes  logBytes
+	newLogs   newLogs
 	clock     pillarClock
 	copies    copiesState
 	mailboxes mailboxCounter
@@ -265,7 +266,8 @@ func (p *Pillar) load() error {
 		return err
 	}
 	p.local = view.LastLocal()
-	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now()), p.mailboxes.load(view), p.logBytes.load(view))
+	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now()), p.mailboxes.load(view), p.logBytes.load(view),
+		p.newLogs.load(view, p.now()))
 }
 
 // loadLacks adds the lacks to the states that were loaded. Those of no entry

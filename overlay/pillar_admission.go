@@ -82,7 +82,7 @@ func (p *Pillar) refusal() *Error {
 	case !p.clock.trusted(p.now()):
 		return errClockWrong
 	}
-	return nil
+	return p.newLogRefusal()
 }
 
 // admit sets the errs of the valid, new submissions of a chunk that are

@@ -318,6 +318,7 @@ func (c *committer) ownState() *LogState {
 	rand.Read(own.Nonce[:]) // never fails since Go 1.24
 	own.Log = MakeLogID(c.p.cfg.Network, own.Pillar, own.Nonce)
 	own.Hash = ChainStart(own.Log)
+	c.commit.Values = append(c.commit.Values, c.p.newLogs.take(c.p.now()))
 	c.own.From = 1
 	c.p.mu.Lock()
 	c.p.ownLog = own.Log
