@@ -103,7 +103,7 @@ func (n *node) run(up, ctx context.Context) error {
 	n.mu.Lock()
 	network := n.network
 	n.mu.Unlock()
-	invited := overlay.Invitation{Pillars: []overlay.PillarAddr{n.w.pillars[0].where(), n.w.pillars[1].where()}}
+	invited := overlay.Invitation{Pillars: []overlay.PillarAddr{n.w.pillars[0].given(), n.w.pillars[1].given()}}
 	core, err := overlay.NewNode(overlay.NodeConfig{Account: n.account, Device: n.device, Sealing: n.sealing, Table: disk,
 		Links: host, Peers: host, Network: network, Bootstrap: []overlay.Invitation{invited}, Name: n.name, Logger: log,
 		Pin: func(id identity.NetworkID) error {

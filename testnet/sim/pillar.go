@@ -23,13 +23,15 @@ type pillar struct {
 	w    *world
 	name string
 	key  *identity.PillarKey
-	addr string
+	home string // the address that others were given by hand
+	addr string // where it is
 	disk *disk
 	skew atomic.Int64 // its clock minus the world's, in ns
 	lies lies
 
-	dying bool     // the driver's: it is to lose its power
-	proc  *process // nil while it is down; world.mu guards it against others than the driver
+	wrong *wrongClock // the driver's; nil while its clock is right enough
+	dying bool        // the driver's: it is to lose its power
+	proc  *process    // nil while it is down; world.mu guards it against others than the driver
 }
 
 // process is one run of a pillar.
@@ -51,11 +53,20 @@ func (p *pillar) id() peer.ID { return peer.ID(p.key.ID()) }
 
 func (p *pillar) now() time.Time { return time.Now().Add(time.Duration(p.skew.Load())) }
 
-// where is how others are told of the pillar by hand.
+// given is how others are told of the pillar by hand.
+func (p *pillar) given() overlay.PillarAddr { return p.at(p.home) }
+
+// where is where the pillar is.
 func (p *pillar) where() overlay.PillarAddr {
-	a, err := overlay.ParsePillarAddr(p.addr + "/p2p/" + p.id().String())
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	return p.at(p.addr)
+}
+
+func (p *pillar) at(addr string) overlay.PillarAddr {
+	a, err := overlay.ParsePillarAddr(addr + "/p2p/" + p.id().String())
 	if err != nil {
-		panic(err) // made by newWorld
+		panic(err) // all addresses are made here
 	}
 	return a
 }
@@ -97,7 +108,7 @@ func (p *pillar) start() error {
 	}
 	for _, other := range w.pillars {
 		if other != p && len(cfg.Bootstrap) < 2 {
-			cfg.Bootstrap = append(cfg.Bootstrap, other.where())
+			cfg.Bootstrap = append(cfg.Bootstrap, other.given())
 		}
 	}
 	mesh, err := gossip.New(cfg)

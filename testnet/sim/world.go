@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
 	"github.com/obelisk-network/obelisk/overlay/memnet"
 )
 
@@ -31,6 +32,7 @@ type world struct {
 	mu       sync.Mutex
 	failures []string   // guarded by mu
 	rng      *rand.Rand // guarded by mu
+	moves    int        // guarded by mu; addresses given out later
 
 	work sync.WaitGroup // crashes that wait for a commit
 }
@@ -69,8 +71,9 @@ func (w *world) live(r *Result, dir string) error {
 	w.net = memnet.New(memnet.WithLatency(w.plan.latency), memnet.WithPacketLoss(w.plan.loss, w.plan.jitter, w.plan.seed),
 		memnet.WithDialTimeout(5*time.Second))
 	for i := range w.plan.pillars {
+		home := fmt.Sprintf("/ip4/10.1.0.%d/tcp/4001", i+1)
 		w.pillars = append(w.pillars, &pillar{w: w, name: pillarName(i), key: identity.NewPillarKey(), disk: newDisk(),
-			addr: fmt.Sprintf("/ip4/10.1.0.%d/tcp/4001", i+1)})
+			home: home, addr: home})
 	}
 	w.pillars[len(w.pillars)-1].lies = w.plan.lies
 	ctx, cancel := context.WithCancel(context.Background())
@@ -86,7 +89,10 @@ func (w *world) live(r *Result, dir string) error {
 		}
 		time.Sleep(time.Minute) // what memberlist leaves running notices
 	}()
-	for _, p := range w.pillars {
+	for i, p := range w.pillars {
+		if i > 0 && i == w.plan.late {
+			continue
+		}
 		if err := p.start(); err != nil {
 			return err
 		}
@@ -267,6 +273,19 @@ func (w *world) start(n int) {
 	}
 }
 
+// move gives a pillar that is down another address.
+func (w *world) move(n int) {
+	w.work.Wait()
+	p := w.pillars[n]
+	if p.proc != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.moves++
+	p.addr = fmt.Sprintf("/ip4/10.2.%d.%d/tcp/4001", w.moves, n+1)
+}
+
 func (w *world) startOlder(n, back int) {
 	w.work.Wait()
 	p := w.pillars[n]
@@ -306,7 +325,45 @@ func (w *world) startSpoilt(n int, what damage, seed uint64) {
 	w.start(n)
 }
 
-func (w *world) skew(n int, by time.Duration) { w.pillars[n].skew.Store(int64(by)) }
+// skew makes a clock wrong by so much. While it is wrong by more than is allowed
+// nothing that lives may go.
+func (w *world) skew(n int, by time.Duration) {
+	p := w.pillars[n]
+	if was := p.wrong; was != nil {
+		p.wrong = nil
+		w.checkKept(p, was)
+	}
+	p.skew.Store(int64(by))
+	if by.Abs() > 30*time.Second {
+		held, err := p.unexpired(time.Now())
+		if err != nil {
+			w.fail("%v", err)
+		}
+		p.wrong = &wrongClock{at: time.Now(), held: held}
+	}
+}
+
+// wrongClock is what a pillar had when its clock went wrong.
+type wrongClock struct {
+	at   time.Time
+	held map[overlay.RecordID]bool
+}
+
+// checkKept looks for what went while the clock was wrong.
+func (w *world) checkKept(p *pillar, was *wrongClock) {
+	held, err := p.unexpired(time.Now())
+	if err != nil {
+		w.fail("%v", err)
+	}
+	if p.disk.revertedSince(was.at) {
+		return
+	}
+	for id := range was.held {
+		if m, ok := w.ledger.message(id); ok && m.expires.After(time.Now()) && !held[id] {
+			w.fail("%s deleted %s while its clock was wrong", p.name, w.name(id))
+		}
+	}
+}
 
 // heal ends all faults.
 func (w *world) heal() {
@@ -315,7 +372,7 @@ func (w *world) heal() {
 		for j := range i {
 			w.cut(i, j, false)
 		}
-		if by := time.Duration(p.skew.Load()); by.Abs() > 30*time.Second {
+		if p.wrong != nil {
 			w.skew(i, 0)
 		}
 		w.start(i)
