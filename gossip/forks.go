@@ -34,7 +34,7 @@ const (
 type forks struct {
 	m *Mesh
 
-	saving sync.Mutex // one write of the notes at a time
+	saving chan struct{} // has room for one: who writes notes
 
 	mu    sync.Mutex
 	known map[overlay.LogID]*forkedLog // guarded by mu
@@ -50,7 +50,7 @@ type forkedLog struct {
 
 // newForks loads the proofs.
 func newForks(m *Mesh) (*forks, error) {
-	f := &forks{m: m, known: map[overlay.LogID]*forkedLog{}, of: map[identity.PillarID]int{}}
+	f := &forks{m: m, saving: make(chan struct{}, 1), known: map[overlay.LogID]*forkedLog{}, of: map[identity.PillarID]int{}}
 	data, err := m.cfg.Notes.LoadNote(forkIndex)
 	if err != nil {
 		return nil, fmt.Errorf("gossip: load forks: %w", err)
@@ -192,10 +192,24 @@ func (f *forks) add(ctx context.Context, proof *overlay.Forked, from *session) {
 	})
 }
 
+// beginSave waits for its turn to write notes; false if ctx ended.
+func (f *forks) beginSave(ctx context.Context) bool {
+	select {
+	case f.saving <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (f *forks) endSave() { <-f.saving }
+
 // save writes one proof and the index.
 func (f *forks) save(ctx context.Context, log overlay.LogID) error {
-	f.saving.Lock()
-	defer f.saving.Unlock()
+	if !f.beginSave(ctx) {
+		return ctx.Err()
+	}
+	defer f.endSave()
 	proof := f.proof(log)
 	if proof == nil {
 		return nil
@@ -215,7 +229,8 @@ func (f *forks) save(ctx context.Context, log overlay.LogID) error {
 	return f.saveIndex(ctx)
 }
 
-// saveIndex writes the index of the proofs that are on disk. f.saving is held.
+// saveIndex writes the index of the proofs that are on disk, between beginSave
+// and endSave.
 func (f *forks) saveIndex(ctx context.Context) error {
 	f.mu.Lock()
 	n, list := 0, []byte(nil)
@@ -251,8 +266,10 @@ func (f *forks) expire(ctx context.Context) {
 	if len(gone) == 0 {
 		return
 	}
-	f.saving.Lock()
-	defer f.saving.Unlock()
+	if !f.beginSave(ctx) {
+		return
+	}
+	defer f.endSave()
 	if err := f.saveIndex(ctx); err != nil {
 		return // they are forgotten at the next start
 	}
