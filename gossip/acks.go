@@ -81,7 +81,7 @@ func (a *acks) state(p identity.PillarID, log overlay.LogID, held spans, whole b
 		held = nil // nobody can have what was not written
 	}
 	before := a.runs[p]
-	after := held
+	after := slices.Clone(held) // add changes what is kept here
 	if !whole {
 		after = before.plus(held)
 	}
