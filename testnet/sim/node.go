@@ -122,7 +122,8 @@ func (n *node) run(up, ctx context.Context) error {
 	var failed error
 	work.Go(func() { failed = core.Run(runCtx) })
 	appCtx, endApp := context.WithCancel(context.Background())
-	work.Go(func() { n.write(appCtx, core) })
+	words := rand.New(rand.NewPCG(n.w.plan.seed, n.rng.Uint64()))
+	work.Go(func() { n.write(appCtx, core, words) })
 	work.Go(func() { n.read(appCtx, core) })
 	<-up.Done()
 	crash := ctx.Err() == nil && n.rng.IntN(2) == 0
@@ -153,8 +154,7 @@ func (n *node) set(core *overlay.Node) {
 }
 
 // write is the app's half that sends.
-func (n *node) write(ctx context.Context, core *overlay.Node) {
-	rng := rand.New(rand.NewPCG(n.w.plan.seed, n.rng.Uint64()))
+func (n *node) write(ctx context.Context, core *overlay.Node, rng *rand.Rand) {
 	for pause(ctx, time.Duration(500+rng.IntN(6000))*time.Millisecond) && time.Since(n.w.history.began) < n.w.plan.last {
 		n.mu.Lock()
 		n.sent++
