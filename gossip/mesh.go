@@ -90,6 +90,8 @@ func New(cfg Config) (*Mesh, error) {
 	if m.cfg.Peers.Self() != peer.ID(m.self) {
 		return nil, fmt.Errorf("gossip: the links are %s's, the key is %s's", m.cfg.Peers.Self(), m.self)
 	}
+	cfg.Links = newTraffic(cfg.Links, cfg.Registerer)
+	m.cfg.Links = cfg.Links
 	m.clocks = newClocks(cfg.Now)
 	m.logs = newLogs(m.self, m.signHead)
 	m.acks = newAcks(cfg.Replica.Acked)

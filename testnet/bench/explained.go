@@ -65,8 +65,8 @@ func (b *bench) resyncExplained(ctx context.Context, r *resyncResult, whole, gap
 	return nil
 }
 
-// replicationBytes counts what a pillar reads and writes of the protocol between
-// pillars, frames and records included.
+// replicationBytes counts what a pillar reads and writes on its streams with
+// others, frames and records included.
 const replicationBytes = "obelisk_gossip_bytes_total"
 
 // writeWhileAway writes the missing messages to the first pillar.
