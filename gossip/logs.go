@@ -382,20 +382,6 @@ func (l *logs) headsStored(log overlay.LogID, rev uint64) {
 	}
 }
 
-// expired returns the logs that died an hour before now (Unix ms), and did not
-// grow since.
-func (l *logs) expired(now uint64) (gone []overlay.LogID) {
-	const hour = 60 * 60 * 1000
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for id, h := range l.held {
-		if id != l.own && h.state.Top().Seq > 0 && dies(&h.state)+hour < now && time.Since(h.grown) > time.Hour && len(h.waiting) == 0 {
-			gone = append(gone, id)
-		}
-	}
-	return gone
-}
-
 // forget drops a log that is held no more and ends its followers.
 func (l *logs) forget(log overlay.LogID) {
 	l.mu.Lock()
