@@ -111,8 +111,11 @@ func (l *logs) committed(c *overlay.LogCommit, now time.Time) map[peer.ID]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.get(c.State.Log)
-	if c.Own {
+	switch {
+	case c.Own:
 		l.own = c.State.Log
+	case l.own == c.State.Log: // closed: what it lost comes from others, as of any log
+		l.own = overlay.LogID{}
 	}
 	h.state = c.State
 	l.version++
