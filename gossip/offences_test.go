@@ -135,6 +135,25 @@ func TestBadHolders(t *testing.T) {
 	}
 }
 
+// A pillar that stalls for a few seconds, and all streams from it, is not refused
+// for the number of them.
+func TestOneStallIsOneOffence(t *testing.T) {
+	inBubble(t, func(w *world) {
+		l := w.liar()
+		for i := range 20 {
+			l.claims = append(l.claims, overlay.Position{Log: overlay.LogID{byte(i + 1)}, Seq: 30})
+		}
+		l.serve = func(s overlay.Stream, _ *overlay.Follow) { s.Read(make([]byte, 1)) }
+		a := w.pillar().start()
+		l.start(a)
+		until(t, time.Minute, "offences", func() bool { return a.count("offences_total", "silent") >= 20 })
+		time.Sleep(time.Second)
+		if n := a.count("pillars_refused_total"); n > 0 {
+			t.Error("it is refused")
+		}
+	})
+}
+
 // Vectors that no pillar tells end the session and count.
 func TestBadVectors(t *testing.T) {
 	end := overlay.Position{Log: overlay.LogID{1}, Seq: 10}

@@ -20,6 +20,10 @@ const (
 	refuseMax    = time.Hour
 	refuseForget = 6 * time.Hour
 	maxScores    = 4096
+
+	// stallPause is how long one stall of a pillar lasts: all its streams fall
+	// silent at once, and that is one offence.
+	stallPause = 10 * time.Second
 )
 
 // weights of offences by reason. What may be bad luck counts less than what an
@@ -55,6 +59,7 @@ type scores struct {
 type score struct {
 	points  float64
 	at      time.Time // of points
+	stalled time.Time // when a silence was counted last
 	until   time.Time // refused before
 	times   int       // how often it was refused
 	noticed bool      // its first offence since it was last good is logged
@@ -77,7 +82,13 @@ func (t *scores) offend(p peer.ID, reason string) {
 		t.of[p] = s
 	}
 	s.fade(now)
-	s.points += weights[reason]
+	switch {
+	case reason != faultSilent:
+		s.points += weights[reason]
+	case now.Sub(s.stalled) >= stallPause:
+		s.points += weights[reason]
+		s.stalled = now
+	}
 	first := !s.noticed
 	s.noticed = true
 	var refused time.Duration
