@@ -54,6 +54,9 @@ type chain struct {
 	provider identity.PillarID
 	known    func(identity.PillarID) bool // whether the logs of a pillar are taken
 	now      func() uint64
+	// apart reports whether the provider's clock says another time than ours: then
+	// what looks wrong by ours proves nothing.
+	apart func() bool
 	// limit returns a place of the log ahead whose hash is linked to a signed
 	// head already: what is held, or another follow began, from there on. nil: no
 	// such place is looked for.
@@ -187,6 +190,9 @@ func (c *chain) measure(b *overlay.Batch) (last uint64, err error) {
 	for i := range b.Entries {
 		e := &b.Entries[i]
 		if e.Why == overlay.WhyGone && e.Expires > c.now()+goneSlack {
+			if c.apart() {
+				return 0, errClocks
+			}
 			return 0, faulty(faultGone, "entries from %d on are said to be gone, and live", last+1)
 		}
 		n := e.Len()
@@ -266,6 +272,9 @@ func (c *chain) checkHead(h *overlay.Head) error {
 		return fmt.Errorf("log %s is of pillar %s: %w", c.log, h.Pillar, errStranger)
 	}
 	if h.Seq > maxSeq || h.Dies > c.now()+maxAhead {
+		if h.Seq <= maxSeq && c.apart() {
+			return errClocks
+		}
 		if h.Pillar == c.provider {
 			return faulty(faultHead, "a head from the future: entry %d, dies %d", h.Seq, h.Dies)
 		}

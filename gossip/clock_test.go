@@ -37,3 +37,30 @@ func TestClockOfTheFuture(t *testing.T) {
 		}
 	})
 }
+
+// A pillar whose clock is hours behind blames nobody for what is gone by theirs,
+// and gets it once its clock is right.
+func TestClockOfThePast(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		raws := make([][]byte, 50)
+		for i := range raws {
+			raws[i] = w.author.Message(t, 20, 40*time.Minute)
+		}
+		a.disk.Submit(raws...)
+		end := a.submit(5)
+		time.Sleep(3 * time.Hour)
+		a.disk.Trim(end.Log, 1, 50)
+		b := w.pillar()
+		ahead := b.skew()
+		ahead.Store(-int64(3 * time.Hour))
+		b.start(a)
+		until(t, time.Minute, "a session", func() bool { return b.count("sessions") == 1 })
+		time.Sleep(10 * time.Minute)
+		if n := b.count("offences_total"); n != 0 {
+			t.Errorf("%v offences of an honest pillar", n)
+		}
+		ahead.Store(0)
+		until(t, 5*time.Minute, "the log", func() bool { return b.held(end.Log).Position == end })
+	})
+}

@@ -16,6 +16,8 @@ var (
 	errSessionLost = errors.New("the session ended")
 	// errDied: everything in the log has expired.
 	errDied = errors.New("the log has died")
+	// errClocks: what a provider sends is wrong by our clock, but not by its own.
+	errClocks = errors.New("the provider's clock says another time than ours")
 	// errNoHead: a holder has no signed head for entries it was asked for.
 	errNoHead = errors.New("no signed head reaches these entries")
 	// errForked: the log was forked.

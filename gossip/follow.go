@@ -116,6 +116,10 @@ func (f *follow) chain() *chain {
 		known: func(p identity.PillarID) bool {
 			return m.knows(p) && (m.logs.holdsAny(f.log) || m.logs.written(p) < maxLogsOf && !m.forks.tooMany(p))
 		}}
+	c.apart = func() bool {
+		skew, known := m.clocks.skew(f.provider.id)
+		return known && skew.Abs() > clocksApart
+	}
 	if !f.live {
 		c.limit = func(next uint64) *lead { return m.follows.ahead(f, next) }
 	}

@@ -383,7 +383,7 @@ func (fs *follows) ended(ctx context.Context, f *follow, err error) {
 	case errors.As(err, &forked), errors.Is(err, errForked), errors.Is(err, overlay.ErrIslands),
 		errors.Is(err, errBetter), errors.Is(err, errIdle), errors.Is(err, context.Canceled):
 	case errors.Is(err, errSessionLost) && fs.m.sessions.get(f.provider.peer) != nil: // replaced by another
-	case errors.Is(err, errDied), errors.Is(err, overlay.ErrLacks):
+	case errors.Is(err, errDied), errors.Is(err, errClocks), errors.Is(err, overlay.ErrLacks):
 		p.until = now.Add(retryDied)
 	case errors.Is(err, errStranger), errors.Is(err, overlay.ErrConflict), errors.Is(err, errUnproven):
 		p.until = now.Add(retryFault)
