@@ -64,3 +64,24 @@ func TestClockOfThePast(t *testing.T) {
 		until(t, 5*time.Minute, "the log", func() bool { return b.held(end.Log).Position == end })
 	})
 }
+
+// What a pillar held for dead while its clock was hours ahead it tells of as soon
+// as that is right, to those it speaks with already too.
+func TestClockThatIsSetRight(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar()
+		ahead := a.skew()
+		a.start()
+		end := a.disk.Submit(w.author.Message(t, 20, 2*time.Hour))
+		a.restart()
+		ahead.Store(int64(5 * time.Hour))
+		b := w.pillar().start(a)
+		until(t, time.Minute, "a session", func() bool { return meshed(a, b) })
+		time.Sleep(time.Minute)
+		if b.held(end.Log).Seq > 0 {
+			t.Fatal("a log that died is told")
+		}
+		ahead.Store(0)
+		until(t, 10*time.Second, "the log", func() bool { return b.held(end.Log).Position == end })
+	})
+}

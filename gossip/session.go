@@ -281,6 +281,7 @@ func (s *session) write(ctx context.Context) error {
 	soon := time.NewTimer(time.Hour)
 	soon.Stop()
 	defer soon.Stop()
+	clock := clockReading{ours: s.m.now(), at: time.Now()}
 	version, err := s.tellVector(0)
 	if err == nil {
 		err = s.tellRoster()
@@ -301,6 +302,9 @@ func (s *session) write(ctx context.Context) error {
 			}
 		case <-soon.C:
 		case <-tick.C:
+			if now := s.m.now(); clock.stepped(now).Abs() >= clockStep {
+				clock, version = clockReading{ours: now, at: time.Now()}, 0 // other logs live by it
+			}
 			err = s.renew()
 		case <-s.done:
 			return nil
