@@ -173,7 +173,11 @@ func (c *chain) take(b *overlay.Batch) (*taken, error) {
 		return nil, faulty(faultChain, "entries to %d do not link to the signed head", last)
 	}
 	if c.other != nil {
-		if c.other.at == nil {
+		switch {
+		case c.other.at != nil:
+		case vague(c.pending):
+			return nil, errVague
+		default:
 			return nil, errUnproven
 		}
 		if proof := c.other.prove(c.pending, b.Head); proof != nil && proof.Proves(c.network) {

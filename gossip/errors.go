@@ -25,6 +25,9 @@ var (
 	// errUnproven: the log was forked, but what would prove it to others is not
 	// kept here.
 	errUnproven = errors.New("the log was forked, which cannot be proven from here")
+	// errVague: a provider's history differs from ours, and where it does he shows
+	// no entries. That proves nothing, and changes nothing here.
+	errVague = errors.New("another history, without the entries that make it one")
 	// errBetter, errIdle: why a follow is ended that is not needed.
 	errBetter = errors.New("somebody else offers more of it")
 	errIdle   = errors.New("nothing moves in it")

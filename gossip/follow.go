@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -294,6 +295,8 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 	state, err := m.cfg.Replica.Apply(ctx, *run.LogRun)
 	switch {
 	case err == nil:
+	case errors.Is(err, overlay.ErrConflict) && vague(run.Entries):
+		return state, errVague
 	case errors.Is(err, overlay.ErrIslands), errors.Is(err, overlay.ErrLacks), errors.Is(err, overlay.ErrConflict):
 		return state, err
 	default:
@@ -306,6 +309,12 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 		m.follows.history.Add(fresh)
 	}
 	return state, nil
+}
+
+// vague reports whether hashes in a run are its provider's word only: what gone
+// entries were made of cannot be checked, but at the signed head behind them.
+func vague(entries []overlay.BatchEntry) bool {
+	return slices.ContainsFunc(entries, func(e overlay.BatchEntry) bool { return e.Why == overlay.WhyGone })
 }
 
 // ackable is how far everything from entry from on is durable, records and all,

@@ -362,7 +362,7 @@ func (fs *follows) ended(ctx context.Context, f *follow, err error) {
 	}
 	switch {
 	case err == nil:
-	case errors.As(err, &at):
+	case errors.As(err, &at), errors.Is(err, errVague):
 		p.until = now.Add(min(retryMax, retryFault<<min(p.faults, 6)))
 		p.faults++
 	case errors.As(err, &aside):

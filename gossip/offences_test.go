@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/obelisk-network/obelisk/gossip/replicatest"
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -133,6 +134,39 @@ func TestBadHolders(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A provider that makes up a history of entries that are gone, which meets the
+// signed head but not what is held, has nobody drop the log.
+func TestMadeUpHistoryOfWhatIsGone(t *testing.T) {
+	inBubble(t, func(w *world) {
+		log := replicatest.NewLog(w.key.ID(), identity.NewPillarKey())
+		log.Add(t, w.author.Messages(t, 200)...)
+		a := w.pillar().hold(log, 1, 60).hold(log, 101, 150)
+		l := w.liar()
+		l.claims = overlay.Vector{log.Position()}
+		served := make(chan struct{}, 100)
+		l.serve = func(s overlay.Stream, req *overlay.Follow) {
+			if req.To == 0 {
+				s.Read(make([]byte, 1))
+				return
+			}
+			past := uint64(time.Now().Add(-2 * time.Hour).UnixMilli())
+			first, second := log.Gone(req.From, 150), log.Gone(151, 200)
+			first.ID, first.Expires, second.Expires = overlay.RecordID{7}, past, past
+			say(s, &overlay.Batch{Log: log.ID, From: req.From, Entries: []overlay.BatchEntry{first, second}, Head: log.Head(200)})
+			s.Read(make([]byte, 1))
+			served <- struct{}{}
+		}
+		a.start()
+		l.start(a)
+		<-served
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
+			if st := a.held(log.ID); st.Seq < 60 || len(st.Islands) == 0 {
+				t.Fatalf("held to %d with %d islands after a lie", st.Seq, len(st.Islands))
+			}
+		}
+	})
 }
 
 // A pillar that stalls for a few seconds, and all streams from it, is not refused
