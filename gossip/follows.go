@@ -62,6 +62,7 @@ type follows struct {
 	routes    map[overlay.LogID]route     // guarded by mu; where Elsewhere sent
 	paused    time.Time                   // guarded by mu; no follow is started before, for the Replica takes nothing
 	penalties map[penaltyKey]penalty      // guarded by mu
+	barren    map[penaltyKey][]barren     // guarded by mu
 	dropped   map[overlay.LogID]time.Time // guarded by mu; logs followed anew, see abandon
 	last      missing                     // guarded by mu; of the last round
 }
@@ -88,7 +89,7 @@ type penalty struct {
 func newFollows(m *Mesh) *follows {
 	return &follows{m: m, wake: make(chan struct{}, 1), slots: make(chan struct{}, historyApplies),
 		active: map[overlay.LogID]*follow{}, fills: map[*follow]struct{}{}, begun: map[overlay.LogID]uint64{},
-		routes: map[overlay.LogID]route{}, penalties: map[penaltyKey]penalty{}, dropped: map[overlay.LogID]time.Time{}}
+		routes: map[overlay.LogID]route{}, penalties: map[penaltyKey]penalty{}, barren: map[penaltyKey][]barren{}, dropped: map[overlay.LogID]time.Time{}}
 }
 
 func (fs *follows) poke() {
@@ -356,6 +357,7 @@ func (fs *follows) ended(ctx context.Context, f *follow, err error) {
 	if routed = routed && f.live && f.provides(route.peer); routed && !errors.Is(err, errIdle) {
 		delete(fs.routes, f.log)
 	}
+	fs.noteBarren(f, err, now)
 	p := fs.penalties[key]
 	if now.Sub(p.until) > retryMax {
 		p.faults = 0 // it has been good for long enough
