@@ -355,7 +355,7 @@ func (fs *follows) probe(ctx context.Context, s *session, at overlay.Mark, log o
 	now := time.Now()
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.m.logs.isDead(log) || !fs.usable(log, s.peer, now) {
+	if fs.over || fs.m.logs.isDead(log) || !fs.usable(log, s.peer, now) {
 		return
 	}
 	for f := range fs.fills {

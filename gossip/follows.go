@@ -65,6 +65,7 @@ type follows struct {
 	barren    map[penaltyKey][]barren     // guarded by mu
 	dropped   map[overlay.LogID]time.Time // guarded by mu; logs followed anew, see abandon
 	last      missing                     // guarded by mu; of the last round
+	over      bool                        // guarded by mu; nothing is started any more
 }
 
 // route is where to follow a log that its own pillar has no room for.
@@ -103,7 +104,12 @@ func (fs *follows) poke() {
 func (fs *follows) run(ctx context.Context) {
 	tick := time.NewTicker(followTick)
 	defer tick.Stop()
-	defer fs.work.Wait()
+	defer func() {
+		fs.mu.Lock()
+		fs.over = true
+		fs.mu.Unlock()
+		fs.work.Wait()
+	}()
 	for {
 		select {
 		case <-fs.wake:
