@@ -17,7 +17,12 @@ const (
 	maxPendingEntries = 32 << 10
 	maxPendingBytes   = 32 << 20
 	maxPendingOf      = 64 << 20 // bytes, of all follows from one provider
+	smallRun          = 64 << 10 // bytes of a run that waits for no room: what is fresh comes in such
 )
+
+// maxQueuedOf bounds the bytes of all runs from one provider that lead to a head
+// and wait to be stored. Tests change it.
+var maxQueuedOf = 64 << 20
 
 // Bounds of what a head may say.
 const (
@@ -82,6 +87,7 @@ type taken struct {
 	*overlay.LogRun
 	reached []reachedHead // at its end, and where the first one began; several of a joined one
 	bytes   int
+	counted int // of them, in the provider's room
 	last    uint64
 	met     bool // it ends where the limit is: nothing more is needed
 }

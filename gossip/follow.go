@@ -53,6 +53,7 @@ type follow struct {
 	since   time.Time            // when it was started
 	moved   atomic.Int64         // when bytes came last, Unix ns of time.Now
 	reading atomic.Bool          // waiting for the provider, not for ourselves
+	queued  atomic.Int64         // bytes of the provider's room that it has
 
 	behind time.Time // since when others have more; only the supervisor uses it
 }
@@ -104,6 +105,7 @@ func (f *follow) run(ctx context.Context) error {
 	err = f.apply(ctx, stream, runs)
 	stop()
 	reader.Wait()
+	f.provider.room.give(&f.queued, int(f.queued.Load()))
 	if err != nil {
 		return err
 	}
@@ -189,6 +191,12 @@ func (f *follow) read(ctx context.Context, stream overlay.Stream, runs chan<- *t
 		if run == nil {
 			continue
 		}
+		if run.bytes > smallRun {
+			run.counted = run.bytes
+		}
+		if err := f.provider.room.take(ctx, &f.queued, run.counted); err != nil {
+			return err
+		}
 		select {
 		case runs <- run:
 		case <-ctx.Done():
@@ -259,6 +267,7 @@ func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan *
 		// follow what it tells at once.
 		history = history || relayed && len(run.Entries) > freshWithin
 		state, err := f.store(ctx, run, history)
+		f.provider.room.give(&f.queued, run.counted)
 		if err != nil {
 			return err
 		}
@@ -349,6 +358,7 @@ func gather(run *taken, runs <-chan *taken, maxEntries, maxBytes int) *taken {
 			run.State, run.Entries = next.State, append(run.Entries, next.Entries...)
 			run.reached = append(run.reached, next.reached...)
 			run.bytes, run.last, run.met = run.bytes+next.bytes, next.last, next.met
+			run.counted += next.counted
 		default:
 			return run
 		}

@@ -1,11 +1,13 @@
 package gossip_test
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/obelisk-network/obelisk/gossip"
 	"github.com/obelisk-network/obelisk/gossip/replicatest"
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -190,6 +192,72 @@ func TestOneStallIsNotMany(t *testing.T) {
 		}
 		l.start(a)
 		until(t, time.Minute, "refused for one stall after the other", func() bool { return a.count("pillars_refused_total") > 0 })
+	})
+}
+
+// stuckDisk is a Replica that takes nothing until it is let.
+type stuckDisk struct {
+	*replicatest.Memory
+	free chan struct{}
+}
+
+func (d *stuckDisk) Apply(ctx context.Context, run overlay.LogRun) (overlay.LogState, error) {
+	select {
+	case <-d.free:
+		return d.Memory.Apply(ctx, run)
+	case <-ctx.Done():
+		return overlay.LogState{}, ctx.Err()
+	}
+}
+
+// A pillar that sends many logs faster than they are stored fills no memory with
+// them, and all of them come.
+func TestRunsThatWait(t *testing.T) {
+	const limit, logs, entries, size = 1 << 20, 6, 80, 60 << 10
+	defer gossip.SetMaxQueuedOf(limit)()
+	inBubble(t, func(w *world) {
+		l := w.liar()
+		raws := make([][]byte, 4)
+		for i := range raws {
+			raws[i] = w.author.Message(t, size, time.Hour)
+		}
+		all := map[overlay.LogID]*replicatest.Log{}
+		for range logs {
+			log := replicatest.NewLog(w.key.ID(), l.key)
+			for range entries / len(raws) {
+				log.Add(t, raws...)
+			}
+			all[log.ID] = log
+			l.claims = append(l.claims, log.Position())
+		}
+		l.claims.Sort()
+		l.serve = func(s overlay.Stream, req *overlay.Follow) {
+			for from := req.From; from <= entries; from += 4 {
+				say(s, all[req.Log].Batch(from, from+3))
+			}
+			s.Read(make([]byte, 1))
+		}
+		a := w.pillar()
+		disk := &stuckDisk{a.disk, make(chan struct{})}
+		a.replica = disk
+		a.start()
+		l.start(a)
+		time.Sleep(2 * time.Second)
+		if n := int(a.count("entries_received_total")); n*size > limit+logs*5*size {
+			t.Errorf("%d MB wait, want %d and a run of each log", n*size>>20, limit>>20)
+		}
+		close(disk.free)
+		until(t, time.Minute, "all logs", func() bool {
+			for id := range all {
+				if a.held(id).Seq != entries {
+					return false
+				}
+			}
+			return true
+		})
+		if n := a.count("offences_total"); n > 0 {
+			t.Errorf("%v offences", n)
+		}
 	})
 }
 

@@ -43,6 +43,7 @@ type session struct {
 	end      sync.Once
 
 	pending atomic.Int64 // bytes that follows from them hold without a head
+	room    room         // for runs from them that wait to be stored
 	rate    rate         // entries a second that ranges from them brought
 	audit   *auditLink
 
