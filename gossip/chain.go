@@ -62,6 +62,9 @@ type chain struct {
 	// apart reports whether the provider's clock says another time than ours: then
 	// what looks wrong by ours proves nothing.
 	apart func() bool
+	// vouches reports whether the log's pillar is here and tells an entry: then
+	// nobody else is believed that it is gone.
+	vouches func(pillar identity.PillarID, seq uint64) bool
 	// limit returns a place of the log ahead whose hash is linked to a signed
 	// head already: what is held, or another follow began, from there on. nil: no
 	// such place is looked for.
@@ -138,6 +141,9 @@ func (c *chain) take(b *overlay.Batch) (*taken, error) {
 	if err := c.checkHead(b.Head); err != nil {
 		return nil, err
 	}
+	if err := c.checkGone(b); err != nil {
+		return nil, err
+	}
 	var limit *lead
 	if c.limit != nil {
 		limit = c.limit(c.next)
@@ -212,6 +218,24 @@ func (c *chain) measure(b *overlay.Batch) (last uint64, err error) {
 		last += n
 	}
 	return last, nil
+}
+
+// checkGone refuses what is only said to be gone. Of a run of gone entries
+// nothing can be checked: not that they expired, which a provider could say of
+// anything that lives. Their pillar may, of its own log; it has signed so for the
+// log's base; and what is older than the whole log's end of life is gone.
+func (c *chain) checkGone(b *overlay.Batch) error {
+	if b.Head.Pillar == c.provider || b.Head.Dies <= c.now() {
+		return nil
+	}
+	at := b.From - 1
+	for i := range b.Entries {
+		e := &b.Entries[i]
+		if at += e.Len(); e.Why == overlay.WhyGone && at > b.Head.BaseSeq && c.vouches(b.Head.Pillar, at) {
+			return errUnvouched
+		}
+	}
+	return nil
 }
 
 // run is what is pending, which ends at a signed head.

@@ -119,6 +119,14 @@ func (f *follow) chain() *chain {
 		known: func(p identity.PillarID) bool {
 			return m.knows(p) && (m.logs.holdsAny(f.log) || m.logs.written(p) < maxLogsOf && !m.forks.tooMany(p))
 		}}
+	c.vouches = func(pillar identity.PillarID, seq uint64) bool {
+		owner := m.sessions.get(peer.ID(pillar))
+		if owner == nil {
+			return false
+		}
+		_, tells := owner.told(f.log).runs.find(seq)
+		return tells
+	}
 	c.apart = func() bool {
 		skew, known := m.clocks.skew(f.provider.id)
 		return known && skew.Abs() > clocksApart

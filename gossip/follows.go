@@ -393,7 +393,8 @@ func (fs *follows) ended(ctx context.Context, f *follow, err error) {
 	case errors.Is(err, errSessionLost) && fs.m.sessions.get(f.provider.peer) != nil: // replaced by another
 	case errors.Is(err, errDied), errors.Is(err, errClocks), errors.Is(err, overlay.ErrLacks):
 		p.until = now.Add(retryDied)
-	case errors.Is(err, errStranger), errors.Is(err, overlay.ErrConflict), errors.Is(err, errUnproven):
+	case errors.Is(err, errStranger), errors.Is(err, overlay.ErrConflict), errors.Is(err, errUnproven),
+		errors.Is(err, errUnvouched):
 		p.until = now.Add(retryFault)
 	default:
 		p.until = now.Add(retryLost)

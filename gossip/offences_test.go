@@ -171,6 +171,55 @@ func TestMadeUpHistoryOfWhatIsGone(t *testing.T) {
 	})
 }
 
+// A provider that says of somebody else's log that it is gone is not believed
+// while that pillar is there: what lives comes from whoever has it.
+func TestGoneIsNotBelieved(t *testing.T) {
+	inBubble(t, func(w *world) {
+		const logs, entries = 4, 1100
+		a, l := w.pillar(), w.liar()
+		a.every = 24 * time.Hour // nothing but logs brings records
+		all := map[overlay.LogID]*replicatest.Log{}
+		a.start()
+		for range logs {
+			end := a.submit(entries)
+			all[end.Log] = logOf(w, a, end)
+			l.claims = append(l.claims, end)
+			a.restart()
+		}
+		l.claims.Sort()
+		var lies atomic.Int32
+		l.serve = func(s overlay.Stream, req *overlay.Follow) {
+			log := all[req.Log]
+			if log == nil || req.To == 0 {
+				if log != nil {
+					say(s, &overlay.Batch{Log: log.ID, From: entries + 1, Head: log.Head(entries)})
+				}
+				s.Read(make([]byte, 1))
+				return
+			}
+			lies.Add(1)
+			e := log.Gone(req.From, entries)
+			e.Expires = uint64(time.Now().Add(-2 * time.Hour).UnixMilli())
+			say(s, &overlay.Batch{Log: log.ID, From: req.From, Entries: []overlay.BatchEntry{e}, Head: log.Head(entries)})
+			s.CloseWrite()
+			s.Read(make([]byte, 1))
+		}
+		b := w.pillar()
+		b.every = 24 * time.Hour
+		disk := &stuckDisk{b.disk, make(chan struct{})} // or all of it is there before the liar is
+		b.replica = disk
+		b.start(a)
+		until(t, 10*time.Second, "meshed", func() bool { return meshed(a, b) })
+		l.start(b)
+		time.Sleep(5 * time.Second)
+		close(disk.free)
+		until(t, time.Minute, "the records of all logs", func() bool { return b.disk.Count() == logs*entries })
+		if lies.Load() == 0 {
+			t.Error("nobody lied")
+		}
+	})
+}
+
 // A pillar that stalls for a few seconds, and all streams from it, is not refused
 // for the number of them; one that does nothing else is.
 func TestOneStallIsNotMany(t *testing.T) {
