@@ -17,7 +17,12 @@ const (
 	maxPendingEntries = 32 << 10
 	maxPendingBytes   = 32 << 20
 	maxPendingOf      = 64 << 20 // bytes, of all follows from one provider
+	smallRun          = 64 << 10 // bytes of a run that waits for no room: what is fresh comes in such
 )
+
+// maxQueuedOf bounds the bytes of all runs from one provider that lead to a head
+// and wait to be stored. Tests change it.
+var maxQueuedOf = 64 << 20
 
 // Bounds of what a head may say.
 const (
@@ -54,6 +59,12 @@ type chain struct {
 	provider identity.PillarID
 	known    func(identity.PillarID) bool // whether the logs of a pillar are taken
 	now      func() uint64
+	// apart reports whether the provider's clock says another time than ours: then
+	// what looks wrong by ours proves nothing.
+	apart func() bool
+	// vouches reports whether the log's pillar is here and tells an entry: then
+	// nobody else is believed that it is gone.
+	vouches func(pillar identity.PillarID, seq uint64) bool
 	// limit returns a place of the log ahead whose hash is linked to a signed
 	// head already: what is held, or another follow began, from there on. nil: no
 	// such place is looked for.
@@ -79,6 +90,7 @@ type taken struct {
 	*overlay.LogRun
 	reached []reachedHead // at its end, and where the first one began; several of a joined one
 	bytes   int
+	counted int // of them, in the provider's room
 	last    uint64
 	met     bool // it ends where the limit is: nothing more is needed
 }
@@ -129,6 +141,9 @@ func (c *chain) take(b *overlay.Batch) (*taken, error) {
 	if err := c.checkHead(b.Head); err != nil {
 		return nil, err
 	}
+	if err := c.checkGone(b); err != nil {
+		return nil, err
+	}
 	var limit *lead
 	if c.limit != nil {
 		limit = c.limit(c.next)
@@ -170,7 +185,11 @@ func (c *chain) take(b *overlay.Batch) (*taken, error) {
 		return nil, faulty(faultChain, "entries to %d do not link to the signed head", last)
 	}
 	if c.other != nil {
-		if c.other.at == nil {
+		switch {
+		case c.other.at != nil:
+		case vague(c.pending):
+			return nil, errVague
+		default:
 			return nil, errUnproven
 		}
 		if proof := c.other.prove(c.pending, b.Head); proof != nil && proof.Proves(c.network) {
@@ -187,6 +206,9 @@ func (c *chain) measure(b *overlay.Batch) (last uint64, err error) {
 	for i := range b.Entries {
 		e := &b.Entries[i]
 		if e.Why == overlay.WhyGone && e.Expires > c.now()+goneSlack {
+			if c.apart() {
+				return 0, errClocks
+			}
 			return 0, faulty(faultGone, "entries from %d on are said to be gone, and live", last+1)
 		}
 		n := e.Len()
@@ -196,6 +218,24 @@ func (c *chain) measure(b *overlay.Batch) (last uint64, err error) {
 		last += n
 	}
 	return last, nil
+}
+
+// checkGone refuses what is only said to be gone. Of a run of gone entries
+// nothing can be checked: not that they expired, which a provider could say of
+// anything that lives. Their pillar may, of its own log; it has signed so for the
+// log's base; and what is older than the whole log's end of life is gone.
+func (c *chain) checkGone(b *overlay.Batch) error {
+	if b.Head.Pillar == c.provider || b.Head.Dies <= c.now() {
+		return nil
+	}
+	at := b.From - 1
+	for i := range b.Entries {
+		e := &b.Entries[i]
+		if at += e.Len(); e.Why == overlay.WhyGone && at > b.Head.BaseSeq && c.vouches(b.Head.Pillar, at) {
+			return errUnvouched
+		}
+	}
+	return nil
 }
 
 // run is what is pending, which ends at a signed head.
@@ -266,6 +306,9 @@ func (c *chain) checkHead(h *overlay.Head) error {
 		return fmt.Errorf("log %s is of pillar %s: %w", c.log, h.Pillar, errStranger)
 	}
 	if h.Seq > maxSeq || h.Dies > c.now()+maxAhead {
+		if h.Seq <= maxSeq && c.apart() {
+			return errClocks
+		}
 		if h.Pillar == c.provider {
 			return faulty(faultHead, "a head from the future: entry %d, dies %d", h.Seq, h.Dies)
 		}

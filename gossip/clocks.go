@@ -12,6 +12,9 @@ const (
 	clockKept = time.Hour
 	// clockStep is by how much our clock steps before others are told.
 	clockStep = time.Second
+	// clocksApart is how far two clocks are apart if one takes for expired for an
+	// hour what lives by the other.
+	clocksApart = 30 * time.Minute
 )
 
 // clocks is what other pillars' clocks said in their Hellos, those included that

@@ -16,6 +16,8 @@ var (
 	errSessionLost = errors.New("the session ended")
 	// errDied: everything in the log has expired.
 	errDied = errors.New("the log has died")
+	// errClocks: what a provider sends is wrong by our clock, but not by its own.
+	errClocks = errors.New("the provider's clock says another time than ours")
 	// errNoHead: a holder has no signed head for entries it was asked for.
 	errNoHead = errors.New("no signed head reaches these entries")
 	// errForked: the log was forked.
@@ -23,6 +25,12 @@ var (
 	// errUnproven: the log was forked, but what would prove it to others is not
 	// kept here.
 	errUnproven = errors.New("the log was forked, which cannot be proven from here")
+	// errUnvouched: a provider says that entries are gone which their pillar, who is
+	// here, tells.
+	errUnvouched = errors.New("entries are said to be gone that their pillar can be asked for")
+	// errVague: a provider's history differs from ours, and where it does he shows
+	// no entries. That proves nothing, and changes nothing here.
+	errVague = errors.New("another history, without the entries that make it one")
 	// errBetter, errIdle: why a follow is ended that is not needed.
 	errBetter = errors.New("somebody else offers more of it")
 	errIdle   = errors.New("nothing moves in it")

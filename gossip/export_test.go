@@ -30,6 +30,13 @@ const MaxRangesOf = maxRangesOf
 // MaxLogsOf is how many logs of one pillar are held.
 const MaxLogsOf = maxLogsOf
 
+// SetMaxQueuedOf changes how many bytes of runs wait for one provider.
+func SetMaxQueuedOf(n int) (undo func()) {
+	old := maxQueuedOf
+	maxQueuedOf = n
+	return func() { maxQueuedOf = old }
+}
+
 // SaveHeads puts heads of a log on a disk as a run of a Mesh leaves them there.
 func SaveHeads(notes Notes, log overlay.LogID, kept []*overlay.Head, ends ...*overlay.Head) error {
 	m := &Mesh{cfg: Config{Notes: notes}}

@@ -2,7 +2,9 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -191,7 +193,7 @@ func (fs *follows) holder(w *wanted, lo, hi uint64, from map[peer.ID]int, now ti
 	told := false
 	for i := range w.offers {
 		o := &w.offers[i]
-		if run, ok := o.runs.find(lo); ok {
+		if run, ok := o.runs.find(lo); ok && !fs.isBarren(w.log, o, lo, now) {
 			told = true
 			if better(o) {
 				best = o
@@ -216,11 +218,57 @@ func (fs *follows) holder(w *wanted, lo, hi uint64, from map[peer.ID]int, now ti
 	}
 	for i := range w.offers {
 		o := &w.offers[i]
-		if o.runs.top() >= next && (lo == 1 || o.runs[0].from < lo) && better(o) {
+		if o.runs.top() >= next && (lo == 1 || o.runs[0].from < lo) && !fs.isBarren(w.log, o, lo, now) && better(o) {
 			best, to = o, min(hi, next-1)
 		}
 	}
 	return best, to, next
+}
+
+// barren is a part of a log that a pillar was asked for, and of which nothing
+// came. claimed says whether it told that it has it.
+type barren struct {
+	span
+	claimed bool
+	until   time.Time
+}
+
+// Bounds of what is remembered of them.
+const (
+	barrenFor = 10 * time.Second // then it is asked again
+	maxBarren = 4 * overlay.MaxIslands
+)
+
+// noteBarren remembers what a range that ended brought nothing of: whoever is
+// asked for it again at once has no more to give, and what lies behind it would
+// wait. fs.mu is held.
+func (fs *follows) noteBarren(f *follow, err error, now time.Time) {
+	var busy busyError
+	from := max(f.ask.From, f.reached.Load()+1)
+	empty := err == nil && f.reached.Load() < max(1, f.begins.Load())
+	if f.live || f.probes || from > f.ask.To ||
+		!empty && !(errors.As(err, &busy) && busy.refusal.Code == overlay.CodeNotFound) {
+		return
+	}
+	if len(fs.barren) >= maxPenalties {
+		clear(fs.barren)
+	}
+	if empty {
+		from = f.ask.From
+	}
+	key := penaltyKey{f.log, f.provider.peer}
+	_, claimed := f.provider.told(f.log).runs.find(from)
+	list := slices.DeleteFunc(fs.barren[key], func(b barren) bool { return now.After(b.until) })
+	fs.barren[key] = append(list[max(0, len(list)-maxBarren+1):], barren{span{from, f.ask.To}, claimed, now.Add(barrenFor)})
+}
+
+// isBarren reports whether a pillar has lately given nothing of entry seq, and
+// tells no more of it than then. fs.mu is held.
+func (fs *follows) isBarren(log overlay.LogID, o *offer, seq uint64, now time.Time) bool {
+	_, claims := o.runs.find(seq)
+	return slices.ContainsFunc(fs.barren[penaltyKey{log, o.session.peer}], func(b barren) bool {
+		return b.from <= seq && seq <= b.to && b.claimed == claims && now.Before(b.until)
+	})
 }
 
 // speed is how fast ranges from the other side came; who was never asked is
@@ -307,7 +355,7 @@ func (fs *follows) probe(ctx context.Context, s *session, at overlay.Mark, log o
 	now := time.Now()
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.m.logs.isDead(log) || !fs.usable(log, s.peer, now) {
+	if fs.over || fs.m.logs.isDead(log) || !fs.usable(log, s.peer, now) {
 		return
 	}
 	for f := range fs.fills {

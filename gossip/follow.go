@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -52,6 +53,7 @@ type follow struct {
 	since   time.Time            // when it was started
 	moved   atomic.Int64         // when bytes came last, Unix ns of time.Now
 	reading atomic.Bool          // waiting for the provider, not for ourselves
+	queued  atomic.Int64         // bytes of the provider's room that it has
 
 	behind time.Time // since when others have more; only the supervisor uses it
 }
@@ -103,6 +105,7 @@ func (f *follow) run(ctx context.Context) error {
 	err = f.apply(ctx, stream, runs)
 	stop()
 	reader.Wait()
+	f.provider.room.give(&f.queued, int(f.queued.Load()))
 	if err != nil {
 		return err
 	}
@@ -116,6 +119,18 @@ func (f *follow) chain() *chain {
 		known: func(p identity.PillarID) bool {
 			return m.knows(p) && (m.logs.holdsAny(f.log) || m.logs.written(p) < maxLogsOf && !m.forks.tooMany(p))
 		}}
+	c.vouches = func(pillar identity.PillarID, seq uint64) bool {
+		owner := m.sessions.get(peer.ID(pillar))
+		if owner == nil {
+			return false
+		}
+		_, tells := owner.told(f.log).runs.find(seq)
+		return tells
+	}
+	c.apart = func() bool {
+		skew, known := m.clocks.skew(f.provider.id)
+		return known && skew.Abs() > clocksApart
+	}
 	if !f.live {
 		c.limit = func(next uint64) *lead { return m.follows.ahead(f, next) }
 	}
@@ -183,6 +198,12 @@ func (f *follow) read(ctx context.Context, stream overlay.Stream, runs chan<- *t
 		f.reached.Store(c.next - 1)
 		if run == nil {
 			continue
+		}
+		if run.bytes > smallRun {
+			run.counted = run.bytes
+		}
+		if err := f.provider.room.take(ctx, &f.queued, run.counted); err != nil {
+			return err
 		}
 		select {
 		case runs <- run:
@@ -254,6 +275,7 @@ func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan *
 		// follow what it tells at once.
 		history = history || relayed && len(run.Entries) > freshWithin
 		state, err := f.store(ctx, run, history)
+		f.provider.room.give(&f.queued, run.counted)
 		if err != nil {
 			return err
 		}
@@ -290,6 +312,8 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 	state, err := m.cfg.Replica.Apply(ctx, *run.LogRun)
 	switch {
 	case err == nil:
+	case errors.Is(err, overlay.ErrConflict) && vague(run.Entries):
+		return state, errVague
 	case errors.Is(err, overlay.ErrIslands), errors.Is(err, overlay.ErrLacks), errors.Is(err, overlay.ErrConflict):
 		return state, err
 	default:
@@ -302,6 +326,12 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 		m.follows.history.Add(fresh)
 	}
 	return state, nil
+}
+
+// vague reports whether hashes in a run are its provider's word only: what gone
+// entries were made of cannot be checked, but at the signed head behind them.
+func vague(entries []overlay.BatchEntry) bool {
+	return slices.ContainsFunc(entries, func(e overlay.BatchEntry) bool { return e.Why == overlay.WhyGone })
 }
 
 // ackable is how far everything from entry from on is durable, records and all,
@@ -336,6 +366,7 @@ func gather(run *taken, runs <-chan *taken, maxEntries, maxBytes int) *taken {
 			run.State, run.Entries = next.State, append(run.Entries, next.Entries...)
 			run.reached = append(run.reached, next.reached...)
 			run.bytes, run.last, run.met = run.bytes+next.bytes, next.last, next.met
+			run.counted += next.counted
 		default:
 			return run
 		}

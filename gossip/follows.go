@@ -62,8 +62,10 @@ type follows struct {
 	routes    map[overlay.LogID]route     // guarded by mu; where Elsewhere sent
 	paused    time.Time                   // guarded by mu; no follow is started before, for the Replica takes nothing
 	penalties map[penaltyKey]penalty      // guarded by mu
+	barren    map[penaltyKey][]barren     // guarded by mu
 	dropped   map[overlay.LogID]time.Time // guarded by mu; logs followed anew, see abandon
 	last      missing                     // guarded by mu; of the last round
+	over      bool                        // guarded by mu; nothing is started any more
 }
 
 // route is where to follow a log that its own pillar has no room for.
@@ -88,7 +90,7 @@ type penalty struct {
 func newFollows(m *Mesh) *follows {
 	return &follows{m: m, wake: make(chan struct{}, 1), slots: make(chan struct{}, historyApplies),
 		active: map[overlay.LogID]*follow{}, fills: map[*follow]struct{}{}, begun: map[overlay.LogID]uint64{},
-		routes: map[overlay.LogID]route{}, penalties: map[penaltyKey]penalty{}, dropped: map[overlay.LogID]time.Time{}}
+		routes: map[overlay.LogID]route{}, penalties: map[penaltyKey]penalty{}, barren: map[penaltyKey][]barren{}, dropped: map[overlay.LogID]time.Time{}}
 }
 
 func (fs *follows) poke() {
@@ -102,7 +104,12 @@ func (fs *follows) poke() {
 func (fs *follows) run(ctx context.Context) {
 	tick := time.NewTicker(followTick)
 	defer tick.Stop()
-	defer fs.work.Wait()
+	defer func() {
+		fs.mu.Lock()
+		fs.over = true
+		fs.mu.Unlock()
+		fs.work.Wait()
+	}()
 	for {
 		select {
 		case <-fs.wake:
@@ -356,13 +363,14 @@ func (fs *follows) ended(ctx context.Context, f *follow, err error) {
 	if routed = routed && f.live && f.provides(route.peer); routed && !errors.Is(err, errIdle) {
 		delete(fs.routes, f.log)
 	}
+	fs.noteBarren(f, err, now)
 	p := fs.penalties[key]
 	if now.Sub(p.until) > retryMax {
 		p.faults = 0 // it has been good for long enough
 	}
 	switch {
 	case err == nil:
-	case errors.As(err, &at):
+	case errors.As(err, &at), errors.Is(err, errVague):
 		p.until = now.Add(min(retryMax, retryFault<<min(p.faults, 6)))
 		p.faults++
 	case errors.As(err, &aside):
@@ -383,9 +391,10 @@ func (fs *follows) ended(ctx context.Context, f *follow, err error) {
 	case errors.As(err, &forked), errors.Is(err, errForked), errors.Is(err, overlay.ErrIslands),
 		errors.Is(err, errBetter), errors.Is(err, errIdle), errors.Is(err, context.Canceled):
 	case errors.Is(err, errSessionLost) && fs.m.sessions.get(f.provider.peer) != nil: // replaced by another
-	case errors.Is(err, errDied), errors.Is(err, overlay.ErrLacks):
+	case errors.Is(err, errDied), errors.Is(err, errClocks), errors.Is(err, overlay.ErrLacks):
 		p.until = now.Add(retryDied)
-	case errors.Is(err, errStranger), errors.Is(err, overlay.ErrConflict), errors.Is(err, errUnproven):
+	case errors.Is(err, errStranger), errors.Is(err, overlay.ErrConflict), errors.Is(err, errUnproven),
+		errors.Is(err, errUnvouched):
 		p.until = now.Add(retryFault)
 	default:
 		p.until = now.Add(retryLost)

@@ -114,9 +114,6 @@ func (m *Mesh) keep(ctx context.Context) {
 			}
 		}
 		if n%forgetEvery == 0 {
-			for _, log := range m.logs.expired(m.now()) {
-				m.logs.forget(log)
-			}
 			for _, s := range m.logs.states() {
 				m.findBase(&s)
 			}

@@ -111,8 +111,11 @@ func (l *logs) committed(c *overlay.LogCommit, now time.Time) map[peer.ID]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.get(c.State.Log)
-	if c.Own {
+	switch {
+	case c.Own:
 		l.own = c.State.Log
+	case l.own == c.State.Log: // closed: what it lost comes from others, as of any log
+		l.own = overlay.LogID{}
 	}
 	h.state = c.State
 	l.version++
@@ -380,20 +383,6 @@ func (l *logs) headsStored(log overlay.LogID, rev uint64) {
 	if h := l.held[log]; h != nil && h.heads.rev == rev {
 		h.heads.stored, h.heads.unsaid = len(h.heads.kept), false
 	}
-}
-
-// expired returns the logs that died an hour before now (Unix ms), and did not
-// grow since.
-func (l *logs) expired(now uint64) (gone []overlay.LogID) {
-	const hour = 60 * 60 * 1000
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for id, h := range l.held {
-		if id != l.own && h.state.Top().Seq > 0 && dies(&h.state)+hour < now && time.Since(h.grown) > time.Hour && len(h.waiting) == 0 {
-			gone = append(gone, id)
-		}
-	}
-	return gone
 }
 
 // forget drops a log that is held no more and ends its followers.

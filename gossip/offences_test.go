@@ -1,12 +1,15 @@
 package gossip_test
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/obelisk-network/obelisk/gossip"
 	"github.com/obelisk-network/obelisk/gossip/replicatest"
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -133,6 +136,178 @@ func TestBadHolders(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A provider that makes up a history of entries that are gone, which meets the
+// signed head but not what is held, has nobody drop the log.
+func TestMadeUpHistoryOfWhatIsGone(t *testing.T) {
+	inBubble(t, func(w *world) {
+		log := replicatest.NewLog(w.key.ID(), identity.NewPillarKey())
+		log.Add(t, w.author.Messages(t, 200)...)
+		a := w.pillar().hold(log, 1, 60).hold(log, 101, 150)
+		l := w.liar()
+		l.claims = overlay.Vector{log.Position()}
+		served := make(chan struct{}, 100)
+		l.serve = func(s overlay.Stream, req *overlay.Follow) {
+			if req.To == 0 {
+				s.Read(make([]byte, 1))
+				return
+			}
+			past := uint64(time.Now().Add(-2 * time.Hour).UnixMilli())
+			first, second := log.Gone(req.From, 150), log.Gone(151, 200)
+			first.ID, first.Expires, second.Expires = overlay.RecordID{7}, past, past
+			say(s, &overlay.Batch{Log: log.ID, From: req.From, Entries: []overlay.BatchEntry{first, second}, Head: log.Head(200)})
+			s.Read(make([]byte, 1))
+			served <- struct{}{}
+		}
+		a.start()
+		l.start(a)
+		<-served
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
+			if st := a.held(log.ID); st.Seq < 60 || len(st.Islands) == 0 {
+				t.Fatalf("held to %d with %d islands after a lie", st.Seq, len(st.Islands))
+			}
+		}
+	})
+}
+
+// A provider that says of somebody else's log that it is gone is not believed
+// while that pillar is there: what lives comes from whoever has it.
+func TestGoneIsNotBelieved(t *testing.T) {
+	inBubble(t, func(w *world) {
+		const logs, entries = 4, 1100
+		a, l := w.pillar(), w.liar()
+		a.every = 24 * time.Hour // nothing but logs brings records
+		all := map[overlay.LogID]*replicatest.Log{}
+		a.start()
+		for range logs {
+			end := a.submit(entries)
+			all[end.Log] = logOf(w, a, end)
+			l.claims = append(l.claims, end)
+			a.restart()
+		}
+		l.claims.Sort()
+		var lies atomic.Int32
+		l.serve = func(s overlay.Stream, req *overlay.Follow) {
+			log := all[req.Log]
+			if log == nil || req.To == 0 {
+				if log != nil {
+					say(s, &overlay.Batch{Log: log.ID, From: entries + 1, Head: log.Head(entries)})
+				}
+				s.Read(make([]byte, 1))
+				return
+			}
+			lies.Add(1)
+			e := log.Gone(req.From, entries)
+			e.Expires = uint64(time.Now().Add(-2 * time.Hour).UnixMilli())
+			say(s, &overlay.Batch{Log: log.ID, From: req.From, Entries: []overlay.BatchEntry{e}, Head: log.Head(entries)})
+			s.CloseWrite()
+			s.Read(make([]byte, 1))
+		}
+		b := w.pillar()
+		b.every = 24 * time.Hour
+		disk := &stuckDisk{b.disk, make(chan struct{})} // or all of it is there before the liar is
+		b.replica = disk
+		b.start(a)
+		until(t, 10*time.Second, "meshed", func() bool { return meshed(a, b) })
+		l.start(b)
+		time.Sleep(5 * time.Second)
+		close(disk.free)
+		until(t, time.Minute, "the records of all logs", func() bool { return b.disk.Count() == logs*entries })
+		if lies.Load() == 0 {
+			t.Error("nobody lied")
+		}
+	})
+}
+
+// A pillar that stalls for a few seconds, and all streams from it, is not refused
+// for the number of them; one that does nothing else is.
+func TestOneStallIsNotMany(t *testing.T) {
+	inBubble(t, func(w *world) {
+		l := w.liar()
+		for i := range 20 {
+			l.claims = append(l.claims, overlay.Position{Log: overlay.LogID{byte(i + 1)}, Seq: 30})
+		}
+		l.serve = func(s overlay.Stream, _ *overlay.Follow) { s.Read(make([]byte, 1)) }
+		a := w.pillar().start()
+		l.start(a)
+		until(t, time.Minute, "offences", func() bool { return a.count("offences_total", "silent") >= 20 })
+		time.Sleep(time.Second)
+		if n := a.count("pillars_refused_total"); n > 0 {
+			t.Error("it is refused")
+		}
+		for i := range 200 {
+			l.claims = append(l.claims, overlay.Position{Log: overlay.LogID{100, byte(i)}, Seq: 30})
+		}
+		l.start(a)
+		until(t, time.Minute, "refused for one stall after the other", func() bool { return a.count("pillars_refused_total") > 0 })
+	})
+}
+
+// stuckDisk is a Replica that takes nothing until it is let.
+type stuckDisk struct {
+	*replicatest.Memory
+	free chan struct{}
+}
+
+func (d *stuckDisk) Apply(ctx context.Context, run overlay.LogRun) (overlay.LogState, error) {
+	select {
+	case <-d.free:
+		return d.Memory.Apply(ctx, run)
+	case <-ctx.Done():
+		return overlay.LogState{}, ctx.Err()
+	}
+}
+
+// A pillar that sends many logs faster than they are stored fills no memory with
+// them, and all of them come.
+func TestRunsThatWait(t *testing.T) {
+	const limit, logs, entries, size = 1 << 20, 6, 80, 60 << 10
+	defer gossip.SetMaxQueuedOf(limit)()
+	inBubble(t, func(w *world) {
+		l := w.liar()
+		raws := make([][]byte, 4)
+		for i := range raws {
+			raws[i] = w.author.Message(t, size, time.Hour)
+		}
+		all := map[overlay.LogID]*replicatest.Log{}
+		for range logs {
+			log := replicatest.NewLog(w.key.ID(), l.key)
+			for range entries / len(raws) {
+				log.Add(t, raws...)
+			}
+			all[log.ID] = log
+			l.claims = append(l.claims, log.Position())
+		}
+		l.claims.Sort()
+		l.serve = func(s overlay.Stream, req *overlay.Follow) {
+			for from := req.From; from <= entries; from += 4 {
+				say(s, all[req.Log].Batch(from, from+3))
+			}
+			s.Read(make([]byte, 1))
+		}
+		a := w.pillar()
+		disk := &stuckDisk{a.disk, make(chan struct{})}
+		a.replica = disk
+		a.start()
+		l.start(a)
+		time.Sleep(2 * time.Second)
+		if n := int(a.count("entries_received_total")); n*size > limit+logs*5*size {
+			t.Errorf("%d MB wait, want %d and a run of each log", n*size>>20, limit>>20)
+		}
+		close(disk.free)
+		until(t, time.Minute, "all logs", func() bool {
+			for id := range all {
+				if a.held(id).Seq != entries {
+					return false
+				}
+			}
+			return true
+		})
+		if n := a.count("offences_total"); n > 0 {
+			t.Errorf("%v offences", n)
+		}
+	})
 }
 
 // Vectors that no pillar tells end the session and count.

@@ -20,6 +20,11 @@ const (
 	refuseMax    = time.Hour
 	refuseForget = 6 * time.Hour
 	maxScores    = 4096
+
+	// stallPause is how long one stall of a pillar lasts: all its streams fall
+	// silent at once, and that counts as maxStalls offences at most.
+	stallPause = 10 * time.Second
+	maxStalls  = 2
 )
 
 // weights of offences by reason. What may be bad luck counts less than what an
@@ -55,6 +60,8 @@ type scores struct {
 type score struct {
 	points  float64
 	at      time.Time // of points
+	stalled time.Time // when the stall began that counts now
+	stalls  int       // silences counted since then
 	until   time.Time // refused before
 	times   int       // how often it was refused
 	noticed bool      // its first offence since it was last good is logged
@@ -77,7 +84,15 @@ func (t *scores) offend(p peer.ID, reason string) {
 		t.of[p] = s
 	}
 	s.fade(now)
-	s.points += weights[reason]
+	if reason == faultSilent {
+		if now.Sub(s.stalled) >= stallPause {
+			s.stalled, s.stalls = now, 0
+		}
+		s.stalls++
+	}
+	if reason != faultSilent || s.stalls <= maxStalls {
+		s.points += weights[reason]
+	}
 	first := !s.noticed
 	s.noticed = true
 	var refused time.Duration

@@ -43,6 +43,7 @@ type session struct {
 	end      sync.Once
 
 	pending atomic.Int64 // bytes that follows from them hold without a head
+	room    room         // for runs from them that wait to be stored
 	rate    rate         // entries a second that ranges from them brought
 	audit   *auditLink
 
@@ -281,6 +282,7 @@ func (s *session) write(ctx context.Context) error {
 	soon := time.NewTimer(time.Hour)
 	soon.Stop()
 	defer soon.Stop()
+	clock := clockReading{ours: s.m.now(), at: time.Now()}
 	version, err := s.tellVector(0)
 	if err == nil {
 		err = s.tellRoster()
@@ -301,6 +303,9 @@ func (s *session) write(ctx context.Context) error {
 			}
 		case <-soon.C:
 		case <-tick.C:
+			if now := s.m.now(); clock.stepped(now).Abs() >= clockStep {
+				clock, version = clockReading{ours: now, at: time.Now()}, 0 // other logs live by it
+			}
 			err = s.renew()
 		case <-s.done:
 			return nil

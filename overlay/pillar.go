@@ -302,7 +302,7 @@ func (p *Pillar) Run(ctx context.Context, mesh Mesh) error {
 	others.Go(func() { p.askLoop(ctx) })
 	others.Go(func() { p.tickLoop(ctx) })
 	others.Go(func() { p.scrubLoop(ctx) })
-	p.caughtUp.begin(p.othersKnown())
+	p.caughtUp.begin(p.now(), p.othersKnown())
 	close(p.started)
 
 	<-ctx.Done()

@@ -12,6 +12,7 @@ const compareSeconds = 2
 
 // catchUp is whether a pillar has got what the others had when it started.
 type catchUp struct {
+	began  uint64       // when it started, Unix ms
 	waits  atomic.Bool  // not yet
 	equals atomic.Int32 // looks in a row at which nothing was missing
 }
@@ -20,8 +21,19 @@ type catchUp struct {
 // pillar has is told a moment after it is met.
 const catchUpLooks = 2
 
-// begin is told whether others are known at all.
-func (c *catchUp) begin(others bool) { c.waits.Store(others) }
+// begin is told what time it is (Unix ms) and whether others are known at all.
+func (c *catchUp) begin(now uint64, others bool) {
+	c.began = now
+	c.waits.Store(others)
+}
+
+// compared takes the own statement. Who holds what most of the others hold has
+// caught up, whatever somebody tells of logs that is not to be had, or not taken.
+func (c *catchUp) compared(st *Statement) {
+	if st.Agreement == AgreeEqual && st.Compared >= c.began {
+		c.waits.Store(false)
+	}
+}
 
 // look takes what is known of the others.
 func (c *catchUp) look(pillars []PillarStatus) {
@@ -67,6 +79,9 @@ func (p *Pillar) compare() {
 	for i := range statements {
 		if statements[i].Agreement == AgreeDiverged {
 			diverged++
+		}
+		if statements[i].Pillar == p.id {
+			p.caughtUp.compared(&statements[i])
 		}
 	}
 	if before := p.diverging.Swap(int64(diverged)); before == 0 && diverged > 0 {

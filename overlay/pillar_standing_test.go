@@ -256,6 +256,53 @@ func (m *summaryMesh) Summaries() []overlay.Summary {
 	return m.list
 }
 
+// TestPillarHasCaughtUpWithMost: what one pillar tells of logs and nobody can have
+// keeps no pillar from having caught up that holds what the others hold.
+func TestPillarHasCaughtUpWithMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNetwork(t)
+		other := identity.NewPillarKey()
+		rig := bareRig(tn)
+		mesh := &summaryMesh{fakeMesh: newFakeMesh()}
+		key := identity.NewPillarKey()
+		rig.start(mesh, key)
+		must(t, []*overlay.Record(nil), second(rig.pillar.Roster().Add(millis(time.Now()), true, tn.pillarRecord(other, millis(time.Now()), nil).Raw)))
+		time.Sleep(time.Second)
+		rig.stop()
+		tell := func(count uint64) {
+			mesh.mu.Lock()
+			defer mesh.mu.Unlock()
+			mesh.others = []overlay.PillarStatus{{ID: other.ID(), Connected: true, State: overlay.PillarAlive, MissingHere: 7}}
+			mesh.list = nil
+			for _, k := range []*identity.PillarKey{key, other} {
+				s := overlay.Summary{Pillar: k.ID(), Settled: millis(time.Now()), Front: millis(time.Now()), At: millis(time.Now())}
+				if k == key {
+					s.Count = count
+				}
+				mesh.list = append(mesh.list, s)
+			}
+		}
+		tell(0) // of the time before it starts again
+		time.Sleep(time.Second)
+		rig.start(mesh, key)
+		defer rig.stop()
+		time.Sleep(10 * time.Second)
+		if !rig.pillar.Status().CatchingUp {
+			t.Error("it was equal before it started, and has caught up")
+		}
+		tell(1)
+		time.Sleep(10 * time.Second)
+		if !rig.pillar.Status().CatchingUp {
+			t.Error("it holds something else than the others, and has caught up")
+		}
+		tell(0)
+		time.Sleep(10 * time.Second)
+		if rig.pillar.Status().CatchingUp {
+			t.Error("it holds what the others hold, and has not caught up")
+		}
+	})
+}
+
 // TestPillarTellsSummaries: a node that asks gets them, one that asks too often
 // is not answered, and one that tells some is wrong here.
 func TestPillarTellsSummaries(t *testing.T) {

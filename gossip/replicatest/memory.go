@@ -300,7 +300,7 @@ func (m *Memory) Lose(ids ...overlay.RecordID) {
 }
 
 // Rewind has the prefix of a log end before entry seq, as a scrub that finds a
-// hole there says it.
+// hole there says it. An own log is closed by it.
 func (m *Memory) Rewind(log overlay.LogID, seq uint64) {
 	m.commit.Lock()
 	defer m.commit.Unlock()
@@ -310,6 +310,9 @@ func (m *Memory) Rewind(log overlay.LogID, seq uint64) {
 		l.parts[0].places = l.parts[0].slice(1, seq-1, overlay.Hash{})
 		l.lacks = slices.DeleteFunc(slices.Clone(l.lacks), func(k overlay.Lack) bool { return k.Seq >= seq && k.Seq <= l.state.Seq })
 		l.settle()
+		if log == m.own {
+			m.own = overlay.LogID{}
+		}
 		event.Logs = []overlay.LogCommit{{State: l.published(), Rewritten: true}}
 	}
 	m.tell(event)
