@@ -5,6 +5,12 @@
 //
 //	go run ./testnet/bench --pillars 3 --senders 64 --messages 100000 --size 512 --concern 2
 //
+//	go run ./testnet/bench --mode catchup --messages 100000
+//	go run ./testnet/bench --mode idle --nodes 500
+//	go run ./testnet/bench --mode resync --missing 1000 --total 1000000 [--where newest] [--explained]
+//	go run ./testnet/bench --mode partition --pillars 10 --rate 200 --seconds 60
+//	go run ./testnet/bench --mode join --pillars 50 --idle 10
+//
 // The load comes from light clients in this process, which speak the messages
 // of docs/protocol.md over connections of their own; a sender is one message in
 // flight. It shares the machine with the pillars, so its own CPU time is shown

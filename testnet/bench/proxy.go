@@ -94,9 +94,7 @@ func (x *proxies) serve(in *net.UDPConn, port, half int) {
 	flows := make(map[string]*flow)
 	defer func() {
 		for _, f := range flows {
-			if f != nil {
-				f.out.Close()
-			}
+			f.out.Close()
 		}
 	}()
 	buf := make([]byte, 64<<10)
@@ -108,12 +106,11 @@ func (x *proxies) serve(in *net.UDPConn, port, half int) {
 		if err != nil {
 			continue // a packet was refused at its target: it is lost
 		}
-		f, known := flows[from.String()]
-		if !known {
-			if len(flows) < flowsMax {
-				f = x.flow(in, from, port, half)
+		f := flows[from.String()]
+		if f == nil && len(flows) < flowsMax {
+			if f = x.flow(in, from, port, half); f != nil {
+				flows[from.String()] = f
 			}
-			flows[from.String()] = f
 		}
 		if f != nil && !x.blocked(f) {
 			_, _ = f.out.Write(buf[:n]) // lost if it cannot be

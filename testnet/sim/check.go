@@ -39,6 +39,7 @@ func (w *world) check(r *Result) {
 	}
 	w.checkStored()
 	w.checkLost(r)
+	w.checkEffort()
 	for _, p := range w.pillars {
 		w.history.add("%s", w.describe(p))
 	}

@@ -29,6 +29,7 @@ type pillar struct {
 	skew atomic.Int64 // its clock minus the world's, in ns
 	lies lies
 
+	past  effort      // of its earlier processes
 	wrong *wrongClock // the driver's; nil while its clock is right enough
 	dying bool        // the driver's: it is to lose its power
 	proc  *process    // nil while it is down; world.mu guards it against others than the driver
@@ -148,10 +149,15 @@ func (p *pillar) stop() { p.leave().end() }
 
 // leave takes the process away from those that look for one.
 func (p *pillar) leave() *process {
+	past, err := effortOf(p.proc.met)
+	if err != nil {
+		p.w.fail("%s: %v", p.name, err)
+	}
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	proc := p.proc
 	p.proc = nil
+	p.past.add(past)
 	return proc
 }
 

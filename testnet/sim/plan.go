@@ -19,6 +19,7 @@ type plan struct {
 	jitter   time.Duration
 	fsync    time.Duration
 	nodes    bool          // two real nodes write to each other
+	quiet    bool          // nothing goes wrong
 	late     int           // this pillar joins in the middle; 0: none does
 	lies     lies          // of the last pillar
 	messages int           // written by each device
@@ -67,7 +68,7 @@ func newPlan(seed uint64) *plan {
 // quietPlan is a plan in which nothing goes wrong.
 func quietPlan(seed uint64) *plan {
 	p := newPlan(seed)
-	p.loss, p.late, p.lies, p.steps = 0, 0, lies{}, nil
+	p.quiet, p.loss, p.late, p.lies, p.steps = true, 0, 0, lies{}, nil
 	return p
 }
 

@@ -20,6 +20,9 @@ var (
 	logs     = flag.Bool("sim.log", false, "with -sim.seed: print what pillars log")
 )
 
+// quietSeeds is how many of TestQuiet there are.
+const quietSeeds = 5
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestSeeds lives through a history for every seed.
@@ -37,6 +40,18 @@ func TestSeeds(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			opt := sim.Options{Dir: t.TempDir()}
+			synctest.Test(t, func(t *testing.T) { report(t, sim.Run(seed, opt), false) })
+		})
+	}
+}
+
+// TestQuiet lives through networks in which nothing goes wrong: each pillar
+// receives each record once.
+func TestQuiet(t *testing.T) {
+	for seed := uint64(1); seed <= quietSeeds; seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			opt := sim.Options{Dir: t.TempDir(), Quiet: true}
 			synctest.Test(t, func(t *testing.T) { report(t, sim.Run(seed, opt), false) })
 		})
 	}
