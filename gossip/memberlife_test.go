@@ -72,7 +72,8 @@ func TestSummariesWithoutSession(t *testing.T) {
 // memberlist still remembers the dead, and when it has forgotten them and would
 // never look for them again.
 func TestPartitionOfMembers(t *testing.T) {
-	for _, long := range []time.Duration{40 * time.Second, 10 * time.Minute} {
+	// Who suspects alone waits up to 48 s, after a round of probes.
+	for _, long := range []time.Duration{70 * time.Second, 10 * time.Minute} {
 		t.Run(long.String(), func(t *testing.T) {
 			inBubble(t, func(w *world) {
 				all := w.members(5)

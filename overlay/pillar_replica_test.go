@@ -360,9 +360,12 @@ func TestPillarWrongClock(t *testing.T) {
 func TestPillarClockSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mesh := newFakeMesh()
-		for range 2 {
-			mesh.others = append(mesh.others, overlay.PillarStatus{ClockKnown: true})
+		others := func(skew time.Duration) {
+			mesh.mu.Lock()
+			defer mesh.mu.Unlock()
+			mesh.others = []overlay.PillarStatus{{ClockKnown: true, ClockSkew: skew}, {ClockKnown: true, ClockSkew: skew}}
 		}
+		others(0)
 		var skew atomic.Int64
 		now := func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
 		rig := newPillarRig(t, mesh, func(c *overlay.PillarConfig) { c.Now = now })
@@ -371,11 +374,7 @@ func TestPillarClockSteps(t *testing.T) {
 		time.Sleep(time.Minute)
 		raw := c.message(c.id())
 		skew.Store(int64(40 * 365 * 24 * time.Hour))
-		mesh.mu.Lock()
-		for i := range mesh.others {
-			mesh.others[i].ClockSkew = -40 * 365 * 24 * time.Hour
-		}
-		mesh.mu.Unlock()
+		others(-40 * 365 * 24 * time.Hour)
 		if l := c.one(raw); l.Err == nil || l.Err.Code != overlay.CodeClockWrong {
 			t.Fatalf("right after the step: %+v", l)
 		}
@@ -387,12 +386,7 @@ func TestPillarClockSteps(t *testing.T) {
 		}
 		time.Sleep(20 * time.Minute)
 		skew.Store(0)
-		mesh.mu.Lock()
-		clear(mesh.others)
-		for i := range mesh.others {
-			mesh.others[i].ClockKnown = true
-		}
-		mesh.mu.Unlock()
+		others(0)
 		time.Sleep(time.Minute)
 		rec, err := overlay.ParseRecord(rig.id, raw)
 		if err != nil {
