@@ -37,6 +37,9 @@ func (w *world) check(r *Result) {
 	for _, n := range w.nodes {
 		n.check()
 	}
+	if why == "" {
+		w.checkSync()
+	}
 	w.checkStored()
 	w.checkLost(r)
 	w.checkEffort()
@@ -157,7 +160,42 @@ func (w *world) disagree() string {
 			return fmt.Sprintf("%s counts %d and %s %d, settled %d and %d", w.pillars[0].name, first.Count, p.name, s.Count, first.Settled, s.Settled)
 		}
 	}
+	if w.plan.lies != (lies{}) {
+		return "" // what it signs is not theirs to agree with
+	}
+	for _, p := range w.pillars {
+		if !p.proc.core.Converged(p.proc.mesh.Pillars()) {
+			return p.name + " does not say that all have converged"
+		}
+	}
 	return ""
+}
+
+// checkSync looks at what honest pillars among themselves say of replication once
+// they are equal.
+func (w *world) checkSync() {
+	if w.plan.lies != (lies{}) {
+		return
+	}
+	reverts := 0
+	for _, p := range w.pillars {
+		reverts += len(p.disk.reverts)
+	}
+	for _, p := range w.pillars {
+		st := p.proc.mesh.SyncStatus()
+		lacks := 0
+		for i := range st.Logs {
+			lacks += len(st.Logs[i].Lacks)
+		}
+		switch {
+		case len(st.Forks) > 0:
+			w.fail("%s has a fork proven to somebody who made none", p.name)
+		case st.Missing > 0 || st.Backlog > 0:
+			w.fail("%s misses %d log entries that others have, %d of them in ranges that it fetches", p.name, st.Missing, st.Backlog)
+		case reverts == 0 && (len(st.Unreachable) > 0 || lacks > 0 || st.Wanted > 0):
+			w.fail("%s holds %d parts of logs for unreachable, lacks %d records and wants %d, and no disk was lost", p.name, len(st.Unreachable), lacks, st.Wanted)
+		}
+	}
 }
 
 // checkStored looks for records that nobody signed.
