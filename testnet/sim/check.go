@@ -32,13 +32,13 @@ func (w *world) check(r *Result) {
 			w.fail("not within %s: %s", agreeIn, why)
 		} else {
 			w.history.add("summaries agree %.1f s after that", time.Since(began).Seconds())
+			if why := w.wait(agreeIn, w.unsettled); why != "" {
+				w.fail("not within %s: %s", agreeIn, why)
+			}
 		}
 	}
 	for _, n := range w.nodes {
 		n.check()
-	}
-	if why == "" {
-		w.checkSync()
 	}
 	w.checkStored()
 	w.checkLost(r)
@@ -171,11 +171,11 @@ func (w *world) disagree() string {
 	return ""
 }
 
-// checkSync looks at what honest pillars among themselves say of replication once
-// they are equal.
-func (w *world) checkSync() {
+// unsettled says what honest pillars among themselves still find missing once
+// they are equal; "" if nothing.
+func (w *world) unsettled() string {
 	if w.plan.lies != (lies{}) {
-		return
+		return ""
 	}
 	reverts := 0
 	for _, p := range w.pillars {
@@ -189,13 +189,14 @@ func (w *world) checkSync() {
 		}
 		switch {
 		case len(st.Forks) > 0:
-			w.fail("%s has a fork proven to somebody who made none", p.name)
+			return p.name + " has a fork proven to somebody who made none"
 		case st.Missing > 0 || st.Backlog > 0:
-			w.fail("%s misses %d log entries that others have, %d of them in ranges that it fetches", p.name, st.Missing, st.Backlog)
+			return fmt.Sprintf("%s misses %d log entries that others have, %d of them in ranges that it fetches", p.name, st.Missing, st.Backlog)
 		case reverts == 0 && (len(st.Unreachable) > 0 || lacks > 0 || st.Wanted > 0):
-			w.fail("%s holds %d parts of logs for unreachable, lacks %d records and wants %d, and no disk was lost", p.name, len(st.Unreachable), lacks, st.Wanted)
+			return fmt.Sprintf("%s holds %d parts of logs for unreachable, lacks %d records and wants %d, and no disk was lost", p.name, len(st.Unreachable), lacks, st.Wanted)
 		}
 	}
+	return ""
 }
 
 // checkStored looks for records that nobody signed.
