@@ -1,6 +1,8 @@
 package gossip
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,6 +12,8 @@ import (
 const (
 	// clockKept is how long what a pillar said of its clock counts.
 	clockKept = time.Hour
+	// clockOff is how far clocks may be apart.
+	clockOff = 30 * time.Second
 	// clockStep is by how much our clock steps before others are told.
 	clockStep = time.Second
 	// clocksApart is how far two clocks are apart if one takes for expired for an
@@ -56,6 +60,24 @@ func (c *clocks) skew(p identity.PillarID) (time.Duration, bool) {
 		return 0, false
 	}
 	return time.Duration(int64(r.theirs-c.millis()))*time.Millisecond + time.Since(r.at), true
+}
+
+// agree reports whether most of the clocks that are known are near ours.
+func (c *clocks) agree() bool {
+	c.mu.Lock()
+	known := slices.Collect(maps.Keys(c.of))
+	c.mu.Unlock()
+	near, far := 0, 0
+	for _, p := range known {
+		if skew, ok := c.skew(p); !ok {
+			continue
+		} else if skew.Abs() <= clockOff {
+			near++
+		} else {
+			far++
+		}
+	}
+	return near >= far
 }
 
 // stepped is how much our clock moved since then otherwise than time did.

@@ -117,7 +117,9 @@ func (m *Mesh) keep(ctx context.Context) {
 			for _, s := range m.logs.states() {
 				m.findBase(&s)
 			}
-			m.forks.expire(ctx)
+			if m.clocks.agree() {
+				m.forks.expire(ctx)
+			}
 		}
 		for log, stored := range m.logs.takeLitter() {
 			for chunk := 0; chunk*headsPerNote < stored; chunk++ {

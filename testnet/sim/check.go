@@ -32,6 +32,9 @@ func (w *world) check(r *Result) {
 			w.fail("not within %s: %s", agreeIn, why)
 		} else {
 			w.history.add("summaries agree %.1f s after that", time.Since(began).Seconds())
+			if why := w.wait(agreeIn, w.unsettled); why != "" {
+				w.fail("not within %s: %s", agreeIn, why)
+			}
 		}
 	}
 	for _, n := range w.nodes {
@@ -155,6 +158,42 @@ func (w *world) disagree() string {
 			return fmt.Sprintf("%s and %s count under different keys", w.pillars[0].name, p.name)
 		case s.Count != first.Count || s.Digest != first.Digest:
 			return fmt.Sprintf("%s counts %d and %s %d, settled %d and %d", w.pillars[0].name, first.Count, p.name, s.Count, first.Settled, s.Settled)
+		}
+	}
+	if w.plan.lies != (lies{}) {
+		return "" // what it signs is not theirs to agree with
+	}
+	for _, p := range w.pillars {
+		if !p.proc.core.Converged(p.proc.mesh.Pillars()) {
+			return p.name + " does not say that all have converged"
+		}
+	}
+	return ""
+}
+
+// unsettled says what honest pillars among themselves still find missing once
+// they are equal; "" if nothing.
+func (w *world) unsettled() string {
+	if w.plan.lies != (lies{}) {
+		return ""
+	}
+	reverts := 0
+	for _, p := range w.pillars {
+		reverts += len(p.disk.reverts)
+	}
+	for _, p := range w.pillars {
+		st := p.proc.mesh.SyncStatus()
+		lacks := 0
+		for i := range st.Logs {
+			lacks += len(st.Logs[i].Lacks)
+		}
+		switch {
+		case len(st.Forks) > 0:
+			return p.name + " has a fork proven to somebody who made none"
+		case st.Missing > 0 || st.Backlog > 0:
+			return fmt.Sprintf("%s misses %d log entries that others have, %d of them in ranges that it fetches", p.name, st.Missing, st.Backlog)
+		case reverts == 0 && (len(st.Unreachable) > 0 || lacks > 0 || st.Wanted > 0):
+			return fmt.Sprintf("%s holds %d parts of logs for unreachable, lacks %d records and wants %d, and no disk was lost", p.name, len(st.Unreachable), lacks, st.Wanted)
 		}
 	}
 	return ""
