@@ -246,15 +246,15 @@ func (fs *follows) noteBarren(f *follow, err error, now time.Time) {
 	var busy busyError
 	from := max(f.ask.From, f.reached.Load()+1)
 	empty := err == nil && f.reached.Load() < max(1, f.begins.Load())
+	if empty { // it may have begun behind what was asked for
+		from = f.ask.From
+	}
 	if f.live || f.probes || from > f.ask.To ||
 		!empty && !(errors.As(err, &busy) && busy.refusal.Code == overlay.CodeNotFound) {
 		return
 	}
 	if len(fs.barren) >= maxPenalties {
 		clear(fs.barren)
-	}
-	if empty {
-		from = f.ask.From
 	}
 	key := penaltyKey{f.log, f.provider.peer}
 	_, claimed := f.provider.told(f.log).runs.find(from)

@@ -283,9 +283,10 @@ func (s *session) write(ctx context.Context) error {
 	soon.Stop()
 	defer soon.Stop()
 	clock := clockReading{ours: s.m.now(), at: time.Now()}
-	version, err := s.tellVector(0)
+	var version uint64
+	err := s.tellRoster() // first: logs of pillars that are not known are not taken
 	if err == nil {
-		err = s.tellRoster()
+		version, err = s.tellVector(0)
 	}
 	if err == nil {
 		err = s.tellForks()
