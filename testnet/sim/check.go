@@ -75,12 +75,12 @@ func (w *world) apart() string {
 		}
 	}
 	for _, m := range w.ledger.all() {
-		if !m.expires.After(now) || !first[m.id] {
+		if !m.expires.After(now) || !first[m.id] || w.unfiled {
 			continue
 		}
 		for _, d := range m.to {
 			if !d.has(m.id) {
-				return fmt.Sprintf("%s is stored and was not delivered to %s", w.name(m.id), d.name)
+				return fmt.Sprintf("%s is stored and was not delivered to %s%s", w.name(m.id), d.name, w.whereabouts(m.id))
 			}
 		}
 	}
