@@ -288,7 +288,8 @@ func (m *Mesh) history(ctx context.Context, f *follower, from uint64) ([]overlay
 			return nil, nil, ctx.Err()
 		}
 	}
-	entries, err := m.cfg.Replica.Read(f.log, from, overlay.FrameTarget)
+	// Twice what frames usually hold: half as many heads on the wire.
+	entries, err := m.cfg.Replica.Read(f.log, from, 2*overlay.FrameTarget)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read log: %w", err)
 	}
