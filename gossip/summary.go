@@ -13,10 +13,8 @@ import (
 
 // Rules of summaries.
 const (
-	summaryEvery  = 10 * time.Second       // at least, on the grid
-	summaryPillar = 100 * time.Millisecond // and for each pillar
-	summaryAhead  = 60_000                 // ms that a summary's time may lie ahead of ours
-	summaryInbox  = 64                     // received lists waiting to be verified
+	summaryAhead = 60_000 // ms that a summary's time may lie ahead of ours
+	summaryInbox = 64     // received lists waiting to be verified
 )
 
 // summaries makes this pillar's summary on the grid, and has the newest
@@ -52,8 +50,7 @@ func (s *summaries) run(ctx context.Context) {
 
 // interval is the time between two summaries: longer in large networks.
 func (s *summaries) interval() time.Duration {
-	d := max(summaryEvery, time.Duration(s.m.cfg.Roster.Living(s.m.now()))*summaryPillar)
-	return (d + summaryEvery - 1) / summaryEvery * summaryEvery
+	return overlay.SummaryInterval(s.m.cfg.Roster.Living(s.m.now()))
 }
 
 func (s *summaries) untilGrid() time.Duration {
