@@ -64,6 +64,18 @@ const (
 	TypeFound      MessageType = 53
 	TypeRoster     MessageType = 54
 	TypeBusy       MessageType = 55
+	// TypeLocate and TypeLocated, between node and pillar and between pillars;
+	// TypeNudge from a pillar to a node that has it as its standby.
+	TypeLocate  MessageType = 56
+	TypeLocated MessageType = 57
+	TypeNudge   MessageType = 58
+	// device to device
+	TypeDeliver   MessageType = 60
+	TypeDelivered MessageType = 61
+	TypeNear      MessageType = 62
+	// netcheck
+	TypeProbe  MessageType = 70
+	TypeProbed MessageType = 71
 )
 
 // ErrFrame is wrapped by errors about frames that break the rules; whoever

@@ -10,6 +10,8 @@ const (
 	ProtoNode   Protocol = "/obelisk/node/1"   // node to pillar: one session
 	ProtoPillar Protocol = "/obelisk/pillar/1" // pillar to pillar: Hello, Vector, Get, Has
 	ProtoFollow Protocol = "/obelisk/follow/1" // pillar to pillar: one Follow a stream
+	ProtoDirect Protocol = "/obelisk/direct/1" // device to device: Hello, Deliver, Near
+	ProtoProbe  Protocol = "/obelisk/probe/1"  // anybody to pillar: one Probe a stream
 	ProtoMember Protocol = "/obelisk/member/1" // pillar to pillar: memberlist's push/pull
 )
 
