@@ -233,7 +233,7 @@ func (n *Network) StartPillar(ctx context.Context, name string) (*Process, error
 		if err != nil {
 			return nil, fmt.Errorf("admit %s: %w", name, err)
 		}
-		args = append(args, "--admission", file, "--join", first.Address())
+		args = append(append(args, "--admission", file), first.told("--join")...)
 	}
 	if err := p.run(ctx, args); err != nil {
 		return nil, err
@@ -311,7 +311,7 @@ func (n *Network) StartNode(ctx context.Context, name string, pillar *Process) (
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"run", "--role", RoleNode, "--data", p.Data, "--name", name, "--pillar", pillar.Address(), "--log-level", n.opt.LogLevel}
+	args := append([]string{"run", "--role", RoleNode, "--data", p.Data, "--name", name, "--log-level", n.opt.LogLevel}, pillar.told("--pillar")...)
 	if p.place.Listen == nil {
 		args = append(args, "--listen", "/ip4/127.0.0.1/udp/0/quic-v1")
 	}
@@ -348,6 +348,16 @@ func (p *Process) Address() string {
 		return ""
 	}
 	return p.Listen[0]
+}
+
+// told is a flag for each of the process's addresses, as a join link has all of
+// them: which of them can be reached depends on where one is.
+func (p *Process) told(flag string) []string {
+	var args []string
+	for _, addr := range p.Listen {
+		args = append(args, flag, addr)
+	}
+	return args
 }
 
 // Ports for pillars lie below those that systems hand out by themselves, so a

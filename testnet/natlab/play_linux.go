@@ -41,7 +41,7 @@ const (
 	// arrival is how long the last messages may take.
 	arrival = 20 * time.Second
 	// readiness is how long processes may take to be ready for a run.
-	readiness = 60 * time.Second
+	readiness = 30 * time.Second
 )
 
 // Play runs a scenario. The error is about the lab; what the network failed to

@@ -39,7 +39,7 @@ type Must struct {
 // The internet at three distances.
 var (
 	usual = Path{Delay: 20 * time.Millisecond, Jitter: 2 * time.Millisecond}
-	close = Path{Delay: time.Millisecond, Jitter: 200 * time.Microsecond}
+	near  = Path{Delay: time.Millisecond, Jitter: 200 * time.Microsecond}
 	far   = Path{Delay: 75 * time.Millisecond, Jitter: 40 * time.Millisecond, Loss: 0.03}
 )
 
@@ -72,7 +72,7 @@ var Scenarios = []Scenario{
 	},
 	{
 		Name: "cone-near", Says: "the same at 2 ms RTT, QUIC and TCP, dialled at once",
-		Topology: facing(close, SpeakAll, Cone, Cone, Everything),
+		Topology: facing(near, SpeakAll, Cone, Cone, Everything),
 		From:     "alice", To: "bob", AtOnce: true, Runs: 20,
 		Must: Must{Direct: true},
 	},

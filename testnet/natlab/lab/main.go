@@ -88,7 +88,9 @@ func run(ctx context.Context) (int, error) {
 	for _, s := range chosen {
 		r, err := natlab.Play(ctx, s, opt)
 		if ctx.Err() != nil {
-			return 1, errors.Join(ctx.Err(), err)
+			fmt.Fprintf(os.Stderr, "natlab: interrupted in %s: %v\n", s.Name, err)
+			code = 1
+			break
 		}
 		if err != nil {
 			r.Failures = append(r.Failures, err.Error())
