@@ -1,8 +1,8 @@
 //go:build linux
 
 // Command lab plays the scenarios of package natlab and prints their table. It
-// exits 1 if a requirement is not met, 2 if it was called wrongly or cannot run
-// here.
+// exits 1 if a requirement is not met, 2 if it was called wrongly, 3 if it cannot
+// run here.
 package main
 
 import (
@@ -59,18 +59,18 @@ func run(ctx context.Context) (int, error) {
 		return 2, fmt.Errorf("-only %s: scenarios are %s", *only, strings.Join(names, ", "))
 	}
 	if missing := natlab.Missing(); missing != "" {
-		return 2, errors.New(missing)
+		return 3, errors.New("cannot run here: " + missing)
 	}
 	if *binary == "" {
 		dir, err := os.MkdirTemp("", "natlab-binary-")
 		if err != nil {
-			return 2, err
+			return 3, err
 		}
 		defer os.RemoveAll(dir)
 		*binary = filepath.Join(dir, "obelisk")
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", *binary, "github.com/obelisk-network/obelisk/cmd/obelisk")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return 2, fmt.Errorf("go build: %w\n%s", err, out)
+			return 3, fmt.Errorf("go build: %w\n%s", err, out)
 		}
 	}
 	fmt.Fprintf(os.Stderr, "seed %d\n", *seed)

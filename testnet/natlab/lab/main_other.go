@@ -8,6 +8,6 @@ import (
 )
 
 func main() {
-	fmt.Fprintln(os.Stderr, "natlab: needs Linux: its NATs are network namespaces with iptables")
-	os.Exit(2)
+	fmt.Fprintln(os.Stderr, "natlab: cannot run here: needs Linux: its NATs are network namespaces with iptables")
+	os.Exit(3)
 }
