@@ -186,27 +186,37 @@ func (a *audit) note(p peer.ID, r, before *overlay.Round) {
 
 // round does a round with s.
 func (a *audit) round(ctx context.Context, s *session) (overlay.Round, error) {
-	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
-	defer cancel()
-	select {
-	case s.audit.turn <- struct{}{}:
-		defer func() { <-s.audit.turn }()
-	case <-s.done:
-		return overlay.Round{Pillar: s.id}, errSessionLost
-	case <-ctx.Done():
-		return overlay.Round{Pillar: s.id}, ctx.Err()
+	r := &round{m: a.m, s: s}
+	if err := r.do(ctx); r.n == 0 {
+		return r.Round, err // it was not begun
 	}
-	r := &round{m: a.m, s: s, n: s.nextNumber(), begun: time.Now()}
-	r.Pillar, r.At = s.id, a.m.cfg.Now()
-	err := r.run(ctx)
-	r.Took = time.Since(r.begun)
-	if err != nil {
-		r.Result, r.Err = overlay.RoundFailed, err.Error()
-	}
+	err := r.failed
 	a.note(s.peer, &r.Round, nil)
 	a.m.met.rounds.WithLabelValues(string(r.Result)).Inc()
 	a.settle(s.peer, r)
 	return r.Round, err
+}
+
+// do waits for the turn and does the round. n is 0 if it was not begun.
+func (r *round) do(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	r.Pillar, r.At = r.s.id, r.m.cfg.Now()
+	select {
+	case r.s.audit.turn <- struct{}{}:
+		defer func() { <-r.s.audit.turn }()
+	case <-r.s.done:
+		return errSessionLost
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	r.n, r.begun = r.s.nextNumber(), time.Now()
+	r.failed = r.run(ctx)
+	r.Took = time.Since(r.begun)
+	if r.failed != nil {
+		r.Result, r.Err = overlay.RoundFailed, r.failed.Error()
+	}
+	return r.failed
 }
 
 // settle judges whether the pillar gives what it claims to have.
@@ -236,6 +246,8 @@ type round struct {
 	s *session
 	n uint64
 
+	dry            *dryRound // nothing is moved, what differs is listed; nil for a round that repairs
+	failed         error
 	begun          time.Time
 	key            overlay.ShortKey
 	settled, front uint64
