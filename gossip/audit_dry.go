@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -114,12 +115,17 @@ func (m *Mesh) diff(ctx context.Context, s *session, after overlay.RecordID, lim
 	r := &round{m: m, s: s, dry: &dryRound{}}
 	err := r.do(ctx)
 	out := overlay.Diff{Here: m.self, There: s.id, Settled: r.settled * overlay.AuditGrid, Front: r.front * overlay.AuditGrid}
-	if err != nil {
+	switch {
+	case errors.As(err, new(*overlay.Error)):
+		return out, err
+	case err != nil:
 		return out, overlay.Refuse(overlay.CodeUnreachable, "the comparison with %s failed: %v", s.id, err)
 	}
 	switch r.Result {
 	case overlay.RoundEqual:
 		out.Equal = len(r.dry.here)+len(r.dry.there) == 0
+	case overlay.RoundNotNow:
+		return out, overlay.Refuse(overlay.CodeClockWrong, "%s audits nothing while its clock is in doubt", s.id)
 	case overlay.RoundUnsettled:
 		return out, overlay.Refuse(overlay.CodeClockWrong, "%s and this pillar have no instant in common to compare at: a clock is off, or one of them has just started", s.id)
 	case overlay.RoundOtherKey:
