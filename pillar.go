@@ -264,7 +264,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.mesh, err = gossip.New(gossip.Config{
 		Network: p.network, Key: key, Links: p.host, Packets: p.host, Peers: p.host,
 		Roster: p.core.Roster(), Replica: p.core, Records: p.core, Notes: p.core, Own: p.core.Record,
-		Full: p.core.Full, Bootstrap: bootstrap, Logger: p.log, Registerer: p.cfg.Registry,
+		Full: p.core.Full, Confirmed: p.core.ClockConfirmed, Bootstrap: bootstrap, Logger: p.log, Registerer: p.cfg.Registry,
 	})
 	if err != nil {
 		return err

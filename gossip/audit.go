@@ -35,8 +35,12 @@ const (
 	faultDeep        = "deep"        // deep rounds too often
 )
 
-// errUnsaid: an answer that is not one to the question.
-var errUnsaid = errors.New("the answer does not belong to the question")
+var (
+	// errUnsaid: an answer that is not one to the question.
+	errUnsaid = errors.New("the answer does not belong to the question")
+	// errNoRounds: the other side does no rounds now.
+	errNoRounds = errors.New("the other side does no rounds now")
+)
 
 // audit compares what is held with the other pillars, one after the other, and
 // repairs what differs: the net beneath the logs.
@@ -95,7 +99,7 @@ func (a *audit) run(ctx context.Context) {
 			return
 		}
 		all := a.m.sessions.all()
-		if len(all) == 0 || a.isPaused() {
+		if len(all) == 0 || a.isPaused() || !a.m.confirmed() {
 			continue
 		}
 		r, err := a.round(ctx, all[rand.IntN(len(all))])
@@ -120,7 +124,8 @@ func (m *Mesh) PauseRounds(on bool) {
 }
 
 // Round does an audit round with a connected pillar now, also while rounds are
-// paused. The error says why there was none, or why it failed.
+// paused, though not while the clock is in doubt. The error says why there was
+// none, or why it failed.
 func (m *Mesh) Round(ctx context.Context, with identity.PillarID) (overlay.Round, error) {
 	s := m.sessions.get(peer.ID(with))
 	if s == nil {
@@ -134,7 +139,12 @@ func (m *Mesh) auditStatus(st *overlay.SyncStatus) {
 	st.Wanted = m.wants.count()
 	m.audit.mu.Lock()
 	defer m.audit.mu.Unlock()
-	st.Paused = m.audit.paused
+	switch {
+	case m.audit.paused:
+		st.Paused = overlay.PausedByOperator
+	case !m.confirmed():
+		st.Paused = overlay.PausedByClock
+	}
 	for i := range st.Peers {
 		if t := m.audit.peers[peer.ID(st.Peers[i].Pillar)]; t != nil {
 			st.Peers[i].Totals = t.totals
@@ -186,6 +196,9 @@ func (a *audit) note(p peer.ID, r, before *overlay.Round) {
 
 // round does a round with s.
 func (a *audit) round(ctx context.Context, s *session) (overlay.Round, error) {
+	if !a.m.confirmed() {
+		return overlay.Round{Pillar: s.id}, overlay.Refuse(overlay.CodeClockWrong, "no audit while the clock is in doubt")
+	}
 	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
 	defer cancel()
 	select {
@@ -200,7 +213,10 @@ func (a *audit) round(ctx context.Context, s *session) (overlay.Round, error) {
 	r.Pillar, r.At = s.id, a.m.cfg.Now()
 	err := r.run(ctx)
 	r.Took = time.Since(r.begun)
-	if err != nil {
+	switch {
+	case errors.Is(err, errNoRounds):
+		r.Result, err = overlay.RoundNotNow, nil
+	case err != nil:
 		r.Result, r.Err = overlay.RoundFailed, err.Error()
 	}
 	a.note(s.peer, &r.Round, nil)
@@ -259,6 +275,9 @@ func (r *round) ask(ctx context.Context, msg overlay.Message) (overlay.Message, 
 		return nil, err
 	}
 	r.BytesReceived += uint64(a.size)
+	if root, ok := a.msg.(*overlay.Root); ok && root.NoRounds() {
+		return nil, errNoRounds
+	}
 	return a.msg, nil
 }
 

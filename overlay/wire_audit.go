@@ -31,7 +31,8 @@ const AuditGrid = 10_000
 // [day, bits, seed bin(8), digest bin(8)].
 //
 // As the answer to a Root it speaks of the smaller Settled and the larger Front
-// of both. An unequal one may be answered with Cells at once.
+// of both. An unequal one may be answered with Cells at once. One of zeros as the
+// answer to anything in a round ends it: see NoRounds.
 type Root struct {
 	N              uint64
 	Answer         bool
@@ -39,6 +40,12 @@ type Root struct {
 	Tally          Tally
 	Key            [8]byte
 	Spot           *Spot
+}
+
+// NoRounds reports whether the message says, as the answer to anything in a round,
+// that its sender does no rounds now: all of it is zero but its number.
+func (m *Root) NoRounds() bool {
+	return *m == Root{N: m.N, Answer: true}
 }
 
 // Spot is a sample of records, read from the disk: those of an expiry day whose
