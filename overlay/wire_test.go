@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"reflect"
 	"runtime"
@@ -15,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -98,6 +101,10 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"found":                         &overlay.Found{N: 4, More: true, Err: refusal, Records: [][]byte{raw}, Held: []byte{0x40}},
 		"roster":                        &overlay.RosterMsg{Records: [][]byte{raw}},
 		"busy":                          &overlay.Busy{Err: refusal},
+		"deliver":                       &overlay.Deliver{First: 70_000, Records: [][]byte{raw, raw}},
+		"delivered":                     &overlay.Delivered{Lines: []overlay.DeliveredLine{{N: 70_000}, {N: 70_001, Err: refusal}}},
+		"near":                          &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")}, Near: []multiaddr.Multiaddr{multiaddr.StringCast("/ip4/192.168.1.7/udp/4001/quic-v1")}},
+		"near of nobody near":           &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7")}},
 	}
 }
 
