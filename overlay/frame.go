@@ -265,6 +265,10 @@ func newMessage(t MessageType) Message {
 		return new(RosterMsg)
 	case TypeBusy:
 		return new(Busy)
+	case TypeLocate:
+		return new(Locate)
+	case TypeLocated:
+		return new(Located)
 	default:
 		return nil
 	}

@@ -98,6 +98,9 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"found":                         &overlay.Found{N: 4, More: true, Err: refusal, Records: [][]byte{raw}, Held: []byte{0x40}},
 		"roster":                        &overlay.RosterMsg{Records: [][]byte{raw}},
 		"busy":                          &overlay.Busy{Err: refusal},
+		"locate":                        w.locate(account, other),
+		"located":                       &overlay.Located{N: 6, More: true, Presences: []overlay.Presence{w.presence(pillar)}},
+		"located, refused":              &overlay.Located{N: 6, Err: refusal},
 	}
 }
 
