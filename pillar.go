@@ -263,12 +263,13 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}
 	p.mesh, err = gossip.New(gossip.Config{
 		Network: p.network, Key: key, Links: p.host, Packets: p.host, Peers: p.host,
-		Roster: p.core.Roster(), Replica: p.core, Records: p.core, Notes: p.core, Own: p.core.Record,
+		Roster: p.core.Roster(), Replica: p.core, Records: p.core, Notes: p.core, Devices: p.core, Own: p.core.Record,
 		Full: p.core.Full, Bootstrap: bootstrap, Logger: p.log, Registerer: p.cfg.Registry,
 	})
 	if err != nil {
 		return err
 	}
+	p.core.LocateThrough(p.mesh)
 	p.life.run("pillar", func(ctx context.Context) error { return p.core.Run(ctx, p.mesh) })
 	p.life.run("mesh", p.mesh.Run)
 	p.protected = newProtector(p.host.Protect)

@@ -11,6 +11,8 @@ type nodeMetrics struct {
 	dropped   *prometheus.CounterVec // records from pillars that were not used
 	withheld  prometheus.Counter     // records only a mailbox check brought
 	dials     *prometheus.CounterVec
+	located   *prometheus.CounterVec // questions asked, by how they ended
+	asked     *prometheus.CounterVec // questions where this device is, by what became of them
 }
 
 func newNodeMetrics(r prometheus.Registerer) *nodeMetrics {
@@ -21,9 +23,11 @@ func newNodeMetrics(r prometheus.Registerer) *nodeMetrics {
 		dropped:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_dropped_total", Help: "Records from pillars that were not used."}, []string{"why"}),
 		withheld:  prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_node_withheld_total", Help: "Mailbox records that only the mailbox check brought."}),
 		dials:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_dials_total", Help: "Attempts to open a session with a pillar."}, []string{"result"}),
+		located:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_located_total", Help: "Questions where an account's devices are: found, nobody (answered), refused or failed."}, []string{"result"}),
+		asked:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_asked_total", Help: "Questions where this device is: answered, or not and why."}, []string{"answer"}),
 	}
 	if r != nil {
-		r.MustRegister(m.failovers, m.states, m.received, m.dropped, m.withheld, m.dials)
+		r.MustRegister(m.failovers, m.states, m.received, m.dropped, m.withheld, m.dials, m.located, m.asked)
 	}
 	return m
 }

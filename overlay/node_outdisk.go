@@ -271,6 +271,14 @@ func (s *outSequence) failed(q Sequence) {
 	}
 }
 
+// wroteTo reports whether this account ever sent a message to a.
+func (o *nodeOutbox) wroteTo(a identity.AccountID) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.seqs[a]
+	return s != nil && s.last > 0
+}
+
 // write is the change of the table. o.mu is held, so that a later state never
 // comes before an earlier one.
 func (s *outSequence) write(a identity.AccountID) Write {
