@@ -174,6 +174,7 @@ type Pillar struct {
 	copies    copiesState
 	questions questions
 	mailboxes mailboxCounter
+	refused   refusals
 
 	convergence Convergence
 	diverging   atomic.Int64 // pillars that diverged at the last look

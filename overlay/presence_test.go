@@ -34,6 +34,14 @@ func (w *vectorWriter) presence(pillars ...identity.PillarID) overlay.Presence {
 		Time: vectorCreated, Signature: ed25519.Sign(w.other, tagged("obk1 presence", w.network[:], signed))}
 }
 
+func (w *vectorWriter) locateMessages(account, other identity.AccountID, pillar identity.PillarID, refusal *overlay.Error) map[string]overlay.Message {
+	return map[string]overlay.Message{
+		"locate":           w.locate(account, other),
+		"located":          &overlay.Located{N: 6, More: true, Presences: []overlay.Presence{w.presence(pillar)}},
+		"located, refused": &overlay.Located{N: 6, Err: refusal},
+	}
+}
+
 func presenceWriter() *vectorWriter {
 	w := &vectorWriter{netKey: seedKey("network"), account: seedKey("account"), device: seedKey("device"), other: seedKey("other")}
 	copy(w.network[:], w.netKey.Public().(ed25519.PublicKey))
