@@ -96,7 +96,7 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 	s := &session{
 		m: m, peer: stream.Peer(), id: identity.PillarID(stream.Peer()), opener: opener,
 		stream: stream, frames: overlay.NewFrameReader(stream),
-		local: overlay.IsPrivateAddr(stream.Remote()), since: time.Now(),
+		local: overlay.IsNear(stream.Remote()), since: time.Now(),
 		out: make(chan overlay.Message, sessionQueue), kick: make(chan struct{}, 1),
 		requests: make(chan overlay.Message, sessionRequests), done: make(chan struct{}),
 		vector: map[overlay.LogID]told{}, waiting: map[uint64]chan overlay.Message{},

@@ -284,6 +284,12 @@ func newMessage(t MessageType) Message {
 		return new(Locate)
 	case TypeLocated:
 		return new(Located)
+	case TypeDeliver:
+		return new(Deliver)
+	case TypeDelivered:
+		return new(Delivered)
+	case TypeNear:
+		return new(Near)
 	default:
 		return nil
 	}

@@ -53,13 +53,6 @@ func (c *nodeContacts) blocked(a identity.AccountID) bool {
 	return e != nil && e.Blocked
 }
 
-// has reports whether a is a contact.
-func (c *nodeContacts) has(a identity.AccountID) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.by[a] != nil
-}
-
 // name is the local name of a, "" if it is no contact.
 func (c *nodeContacts) name(a identity.AccountID) string {
 	c.mu.Lock()
@@ -68,6 +61,13 @@ func (c *nodeContacts) name(a identity.AccountID) string {
 		return e.Name
 	}
 	return ""
+}
+
+// has reports whether a is a contact.
+func (c *nodeContacts) has(a identity.AccountID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.by[a] != nil
 }
 
 // accounts lists all contacts' accounts.

@@ -271,7 +271,7 @@ func TestLocateRule(t *testing.T) {
 			if len(list) != 0 {
 				t.Errorf("found %+v", list)
 			}
-			if took < 2*time.Second {
+			if took < 2*time.Second-50*time.Millisecond { // sending asks, too, so the question can be older
 				t.Errorf("silence after %v tells something", took)
 			}
 			if bob.stopped() {

@@ -119,17 +119,14 @@ func (p *nodePresence) judge(s *nodeSession, q *Locate) string {
 	}
 }
 
-// may reports whether the node's rule lets the account's device find it: the
-// account is the own one, or a contact, or was written to, or anyone may.
+// may reports whether the account's device may find this one: whom the node's
+// rule lets deliver here, by a device that the account has not removed.
 func (p *nodePresence) may(a identity.AccountID, cert *identity.Certificate) bool {
-	n := p.n
-	if n.contacts.blocked(a) {
+	if !p.n.direct.welcomes(a) {
 		return false
 	}
-	if acc, err := n.dir.account(a); err != nil || acc.info != nil && acc.info.IsRemoved(cert.Device, cert.Serial) {
-		return false
-	}
-	return n.cfg.Presence == "anyone" || a == n.account() || n.contacts.has(a) || n.outbox.wroteTo(a)
+	acc, err := p.n.dir.account(a)
+	return err == nil && (acc.info == nil || !acc.info.IsRemoved(cert.Device, cert.Serial))
 }
 
 // pay uses one of the answers that an account can get.
