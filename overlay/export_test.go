@@ -9,6 +9,14 @@ import (
 	"github.com/obelisk-network/obelisk/identity"
 )
 
+// Locate is what direct delivery asks.
+func (n *Node) Locate(ctx context.Context, account identity.AccountID) ([]Presence, error) {
+	return n.locate(ctx, account)
+}
+
+// ForgetLocated has the next Locate ask anew.
+func (n *Node) ForgetLocated(account identity.AccountID) { n.locator.forget(account) }
+
 // QuotaTaker charges submissions at a store of limit bytes.
 func QuotaTaker(limit uint64) func(from identity.AccountID, source string, to []identity.AccountID, cost float64, now uint64) bool {
 	var q quotas
