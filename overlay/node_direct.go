@@ -213,6 +213,7 @@ func (d *nodeDirect) start(p *directAccount) {
 		oldest.end()
 	}
 	p.running, p.started, p.over = true, time.Now(), make(chan struct{})
+	p.used = p.started
 	p.lost, p.progress = false, false
 	d.starts = append(d.starts, p)
 	wakeUp(d.wake)
