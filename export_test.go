@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -15,3 +16,33 @@ func (n *Node) Reserved(p PillarID) bool {
 
 // HeirOf is whom a pillar that leaves relies on.
 func HeirOf(pillars []overlay.PillarStatus) (PillarID, bool) { return heirOf(pillars) }
+
+// HomeChoice is homeChoice.
+type HomeChoice struct{ c homeChoice }
+
+// NewHomeChoice returns the choice of a home pillar.
+func NewHomeChoice(self PillarID) *HomeChoice { return &HomeChoice{newHomeReach(self).choice} }
+
+// Update is update.
+func (c *HomeChoice) Update(now time.Time, connected []PillarID, held func(PillarID) bool) {
+	c.c.update(now, connected, held)
+}
+
+// Chosen are the pillars at which reservations are wanted.
+func (c *HomeChoice) Chosen() (ids []PillarID) {
+	for _, r := range c.c.chosen {
+		ids = append(ids, r.id)
+	}
+	return ids
+}
+
+// Holding are those of them that granted one.
+func (c *HomeChoice) Holding() []PillarID { return c.c.holding() }
+
+// HomeNotice is homeNotice.
+type HomeNotice struct{ n homeNotice }
+
+// Offer is offer.
+func (n *HomeNotice) Offer(now time.Time, addrs []multiaddr.Multiaddr) bool {
+	return n.n.offer(now, addrs)
+}

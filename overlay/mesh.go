@@ -79,6 +79,7 @@ const (
 type PillarStatus struct {
 	ID           identity.PillarID
 	Name         string
+	Home         bool // behind a NAT, reached through others
 	Addrs        []multiaddr.Multiaddr
 	State        PillarState
 	Connected    bool

@@ -38,6 +38,10 @@ type nodeSession struct {
 	skew  time.Duration // its clock minus ours
 	rtt   time.Duration // of the registration
 	local bool          // over a private or loopback connection
+	// relayed: over a circuit, which has limits and is closed once there is a
+	// direct connection.
+	relayed bool
+	since   time.Time
 
 	lastFrame atomic.Int64 // Unix nanoseconds of the transport's clock
 	handing   atomic.Bool  // our own side is behind

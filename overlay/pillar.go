@@ -42,10 +42,13 @@ type PillarConfig struct {
 	// network key, or read from the operator's file. It is asked at the start
 	// and before the last one ends.
 	Admit func(now uint64) (identity.Admission, error)
-	// Addrs returns the addresses others are told, without /p2p.
+	// Addrs returns the addresses others are told, without /p2p. It is asked
+	// every few seconds, and by Readdress. Of a home pillar nil means that it is
+	// not known yet: then those of its last record are told.
 	Addrs func() []multiaddr.Multiaddr
-	Home  bool
-	Name  string
+	// Home says that the pillar is behind a NAT and reached through others.
+	Home bool
+	Name string
 	// Rejoin lets a pillar that left for good be one again.
 	Rejoin bool
 
@@ -171,6 +174,7 @@ type Pillar struct {
 	clock     pillarClock
 	copies    copiesState
 	mailboxes mailboxCounter
+	refused   refusals
 
 	convergence Convergence
 	diverging   atomic.Int64 // pillars that diverged at the last look

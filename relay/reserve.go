@@ -20,7 +20,7 @@ import (
 
 const (
 	reserveTimeout = 15 * time.Second
-	reservePoll    = 5 * time.Second // how often KeepReserved looks at its list
+	reservePoll    = 5 * time.Second // how often KeepReserved looks at its list at least
 	backoffFirst   = time.Second
 	backoffMax     = time.Minute
 )
@@ -106,21 +106,22 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 		})
 	})
 	state := make(map[peer.ID]*slot)
-	tick := time.NewTicker(reservePoll)
-	defer tick.Stop()
+	due := time.NewTimer(0)
+	defer due.Stop()
 	for {
-		h.reserveDue(ctx, pillars(), state)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-changed:
-		case <-tick.C:
+		case <-due.C:
 		}
+		due.Reset(h.reserveDue(ctx, pillars(), state))
 	}
 }
 
-// reserveDue asks the pillars whose time has come, one after the other.
-func (h *Host) reserveDue(ctx context.Context, list []peer.ID, state map[peer.ID]*slot) {
+// reserveDue asks the pillars whose time has come, one after the other, and
+// returns when to look again.
+func (h *Host) reserveDue(ctx context.Context, list []peer.ID, state map[peer.ID]*slot) time.Duration {
 	kept := make(map[peer.ID]bool, len(list))
 	for _, p := range list {
 		info, ok := h.Info(p)
@@ -147,9 +148,13 @@ func (h *Host) reserveDue(ctx context.Context, list []peer.ID, state map[peer.ID
 		s.tries = 0
 		s.next = time.Now().Add(time.Until(h.ReservedUntil(p)) / 2)
 	}
-	for p := range state {
+	wait := reservePoll
+	for p, s := range state {
 		if !kept[p] {
 			delete(state, p)
+			continue
 		}
+		wait = min(wait, max(0, time.Until(s.next)))
 	}
+	return wait
 }
