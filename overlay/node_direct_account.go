@@ -349,11 +349,10 @@ func (d *nodeDirect) dial(ctx context.Context, at *Presence) error {
 	roster := d.n.pillars()
 	var via []PillarAddr
 	for _, p := range at.Pillars[:min(len(at.Pillars), MaxPresencePillars)] {
-		e, ok := roster.Lookup(p)
-		if !ok || !roster.Admitted(p, d.n.now()) {
+		if !roster.Admitted(p, d.n.now()) {
 			continue
 		}
-		for _, a := range e.DialAddrs() {
+		for _, a := range d.n.sessions.addrsFor(p) {
 			via = append(via, PillarAddr{p, a})
 		}
 	}
