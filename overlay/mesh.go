@@ -28,6 +28,9 @@ type Mesh interface {
 	// Summaries returns the newest verified summary of every pillar, this one
 	// included.
 	Summaries() []Summary
+	// Over is the last entry of another pillar's log up to which signed heads that
+	// are kept say that everything has expired by now (Unix ms); 0 if none does.
+	Over(log LogID, now uint64) uint64
 }
 
 // CommitEvent is what became durable in one group commit.
@@ -112,6 +115,9 @@ func (NoMesh) Pillars() []PillarStatus { return nil }
 
 // Summaries implements Mesh.
 func (NoMesh) Summaries() []Summary { return nil }
+
+// Over implements Mesh: no heads are kept.
+func (NoMesh) Over(LogID, uint64) uint64 { return 0 }
 
 // LogRun is a run of a followed log, for Replica.Apply in gossip.
 type LogRun struct {
