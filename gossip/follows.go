@@ -338,7 +338,7 @@ func (fs *follows) opened(f *follow, head *overlay.Head) {
 		fs.begun[f.log] = max(fs.begun[f.log], head.Seq)
 	}
 	fs.mu.Unlock()
-	fs.m.seen.note(head.Position(fs.m.cfg.Network), head.Pillar)
+	fs.m.seen.note(f.log, head)
 	fs.poke()
 }
 
