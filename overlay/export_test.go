@@ -52,6 +52,7 @@ func SourceOf(a multiaddr.Multiaddr) string { return sourceOf(a) }
 
 // ScrubNow does a pass of the scrub, as the one at the start of Run.
 func ScrubNow(ctx context.Context, p *Pillar) error {
+	<-p.started
 	return (&scrubber{p: p, first: true, at: time.Now()}).pass(ctx)
 }
 

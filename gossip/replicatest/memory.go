@@ -324,8 +324,10 @@ func (m *Memory) Trim(log overlay.LogID, from, to uint64) {
 	m.commit.Lock()
 	defer m.commit.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.logs[log].trim(from, to)
+	l := m.logs[log]
+	l.trim(from, to)
+	l.settle()
+	m.tell(&overlay.CommitEvent{Time: m.Now(), Logs: []overlay.LogCommit{{State: l.published()}}})
 }
 
 // Near implements gossip.Records.
