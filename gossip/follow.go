@@ -49,6 +49,7 @@ type follow struct {
 	begins  atomic.Uint64        // first entry the stream brings; 0 until that is known
 	opening atomic.Pointer[lead] // behind which it begins, if the provider chose that
 	reached atomic.Uint64        // last entry received
+	top     atomic.Uint64        // of the log here, when something was stored last
 	brought atomic.Uint64        // entries that were new here
 	since   time.Time            // when it was started
 	moved   atomic.Int64         // when bytes came last, Unix ns of time.Now
@@ -319,6 +320,7 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 	default:
 		return state, applyError{err}
 	}
+	f.top.Store(state.Top().Seq)
 	m.logs.keepHeads(f.log, run.reached)
 	m.met.entriesNew.Add(float64(fresh))
 	f.brought.Add(fresh)
