@@ -295,7 +295,7 @@ func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan *
 }
 
 // store has the Replica take a run; history waits for its turn.
-func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.LogState, error) {
+func (f *follow) store(ctx context.Context, run *taken, history bool) (state overlay.LogState, err error) {
 	m := f.m
 	if history {
 		select {
@@ -310,7 +310,10 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 	}
 	held, _ := m.logs.state(f.log)
 	fresh := spans{{run.From, run.last}}.minus(heldSpans(&held)).count()
-	state, err := m.cfg.Replica.Apply(ctx, *run.LogRun)
+	if run.Notes, err = m.endsNote(f.log, run); err != nil {
+		return overlay.LogState{}, err
+	}
+	state, err = m.cfg.Replica.Apply(ctx, *run.LogRun)
 	switch {
 	case err == nil:
 	case errors.Is(err, overlay.ErrConflict) && vague(run.Entries):

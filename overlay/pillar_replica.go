@@ -389,11 +389,18 @@ func (p *Pillar) LoadNote(key string) (note []byte, err error) {
 
 // SaveNote implements gossip.Notes.
 func (p *Pillar) SaveNote(ctx context.Context, key string, data []byte) error {
+	if err := checkNote(key, data); err != nil {
+		return err
+	}
+	return p.commitValues(ctx, []Value{{Key: key, Data: data}})
+}
+
+func checkNote(key string, data []byte) error {
 	if !strings.HasPrefix(key, notePrefix) {
 		return fmt.Errorf("note %q does not start with %s", key, notePrefix)
 	}
 	if len(key) > maxNoteKey || len(data) > maxNote {
 		return fmt.Errorf("note %q: key of %d or data of %d bytes is too long", key, len(key), len(data))
 	}
-	return p.commitValues(ctx, []Value{{Key: key, Data: data}})
+	return nil
 }
