@@ -56,6 +56,14 @@ func ScrubNow(ctx context.Context, p *Pillar) error {
 	return (&scrubber{p: p, first: true, at: time.Now()}).pass(ctx)
 }
 
+// Scrubbed reports whether the first pass of the scrub is over.
+func (p *Pillar) Scrubbed() bool { return p.scrubbed.Load() }
+
+// ScrubSlowly is ScrubNow for the passes that follow.
+func ScrubSlowly(ctx context.Context, p *Pillar) error {
+	return (&scrubber{p: p, at: time.Now()}).pass(ctx)
+}
+
 // CheckClock judges the clock, as is done every few seconds.
 func (p *Pillar) CheckClock() { p.checkClock() }
 

@@ -142,6 +142,9 @@ type LogRun struct {
 	Before Hash   // h(From-1), which the caller has linked to a signed head
 	// Entries are in order and without gaps.
 	Entries []BatchEntry
+	// Notes are replication's own, written in the same commit: what is told of the
+	// run is of no use to others without them. See gossip.Notes for keys and sizes.
+	Notes []Value
 }
 
 // Durable says that Copies pillars beside this one hold the entries From..To of

@@ -189,6 +189,9 @@ func (m *Memory) Apply(ctx context.Context, run overlay.LogRun) (overlay.LogStat
 		defer m.mu.Unlock()
 		return overlay.LogState{}, err
 	}
+	for _, n := range run.Notes {
+		m.notes[n.Key] = slices.Clone(n.Data)
+	}
 	if len(l.parts) > 1 || l.state.Seq > 0 {
 		m.logs[run.State.Log] = l
 	}
