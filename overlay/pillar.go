@@ -191,8 +191,9 @@ type Pillar struct {
 	closed   bool                // no further streams
 	open     map[*pillarSession]struct{}
 	perPeer  map[peer.ID]int
-	live     map[identity.AccountID][]*pillarSession // registered sessions
-	devices  map[identity.DeviceID]int               // how many of them a device has
+	live     map[identity.AccountID][]*pillarSession  // registered sessions
+	devices  map[identity.DeviceID]int                // how many of them a device has
+	owners   map[identity.DeviceID]identity.AccountID // whose those devices are
 	watching map[identity.AccountID]map[*pillarSession]struct{}
 	lastSeen map[identity.DeviceID]time.Time // devices that were here in this run, bounded
 	dropped  Day                             // records of earlier days are gone
@@ -230,6 +231,7 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		perPeer:    map[peer.ID]int{},
 		live:       map[identity.AccountID][]*pillarSession{},
 		devices:    map[identity.DeviceID]int{},
+		owners:     map[identity.DeviceID]identity.AccountID{},
 		watching:   map[identity.AccountID]map[*pillarSession]struct{}{},
 		lastSeen:   map[identity.DeviceID]time.Time{},
 		rosterWake: make(chan struct{}, 1),
