@@ -280,6 +280,12 @@ func newMessage(t MessageType) Message {
 		return new(RosterMsg)
 	case TypeBusy:
 		return new(Busy)
+	case TypeDeliver:
+		return new(Deliver)
+	case TypeDelivered:
+		return new(Delivered)
+	case TypeNear:
+		return new(Near)
 	default:
 		return nil
 	}

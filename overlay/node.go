@@ -28,6 +28,9 @@ type NodeConfig struct {
 	Table   Table
 	Links   Links
 	Peers   Peers
+	// Traversal reaches other nodes' devices. Nil: what goes directly goes only
+	// to devices that are connected.
+	Traversal Traversal
 
 	// Network is the pinned network; zero: not pinned yet.
 	Network identity.NetworkID
@@ -107,6 +110,7 @@ type Node struct {
 	checker  *nodeChecker
 	events   *nodeEvents
 	contacts *nodeContacts
+	direct   *nodeDirect
 	metrics  *nodeMetrics
 
 	converges nodeConvergence
@@ -130,6 +134,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "node"), disk: newNodeDisk(cfg.Table), fatal: make(chan error, 1), upkeep: make(chan struct{}, 1)}
 	n.metrics = newNodeMetrics(cfg.Registerer)
 	n.events = newNodeEvents()
+	n.direct = newNodeDirect(n)
 	n.self = &nodeSelf{n: n}
 	n.dir = newNodeDirectory(n)
 	n.epochs = newNodeEpochs(n)
@@ -266,6 +271,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	n.direct.open()
 	var work sync.WaitGroup
 	for _, run := range []func(context.Context){
 		n.disk.run,       // writes nobody waits for
@@ -276,6 +282,7 @@ func (n *Node) Run(ctx context.Context) error {
 		n.inbox.run,      // mailbox records
 		n.dir.run,        // directory records
 		n.receipts.run,   // receipts to others
+		n.direct.run,     // to and from other devices; owns their streams' goroutines
 		n.checker.run,    // mailbox check, offers
 		n.maintain,       // keys, own records, what is over
 		n.sessions.watch, // connections

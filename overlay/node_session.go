@@ -206,7 +206,8 @@ type boxWork struct {
 	last     bool
 	cursor   Vector
 	isCursor bool
-	check    bool // records a mailbox check brought
+	check    bool        // records a mailbox check brought
+	direct   *directWork // instead of records: a device brought them
 	done     chan struct{}
 }
 

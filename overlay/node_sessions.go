@@ -468,6 +468,7 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	m.n.outbox.setActive(s)
 	m.n.dir.connected(s)
 	m.n.checker.failedOver()
+	m.n.direct.connected()
 	wakeUp(m.n.upkeep)
 	m.n.outbox.retrySealing()
 }
@@ -556,6 +557,7 @@ func (m *nodeSessions) clockConfirmed() bool {
 // is not waited for.
 func (m *nodeSessions) watch(ctx context.Context) {
 	m.n.cfg.Peers.Watch(ctx, func(e PeerEvent) {
+		m.n.direct.peerChanged(e)
 		p := identity.PillarID(e.Peer)
 		m.mu.Lock()
 		c := m.candidates[p]

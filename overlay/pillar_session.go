@@ -311,20 +311,11 @@ func (s *pillarSession) hello(frames *FrameReader) *Error {
 // checkCertificate verifies that the account named speaks through the device
 // at the other end of the stream.
 func (s *pillarSession) checkCertificate(h *Hello) *Error {
-	cert, err := identity.ParseCertificate(h.Account, h.Credential)
-	if err != nil {
-		return Refuse(CodeInvalid, "certificate: %v", err)
+	cert, refusal := checkCredential(h, s.peer, s.p.cfg.Network)
+	if refusal != nil {
+		return refusal
 	}
-	check, err := cert.Check(s.p.cfg.Network)
-	if err != nil {
-		return Refuse(CodeInvalid, "certificate: %v", err)
-	}
-	switch {
-	case peer.ID(cert.Device) != s.peer:
-		return Refuse(CodeInvalid, "certificate: it is for device %s, not for %s", cert.Device, s.peer)
-	case !identity.Verify(&check):
-		return Refuse(CodeInvalid, "certificate: not signed by account %s for network %s", h.Account, s.p.cfg.Network)
-	case !s.p.inForce(cert):
+	if !s.p.inForce(cert) {
 		return s.p.refuseTime("certificate: out of date: it holds from %s to %s",
 			millisText(cert.NotBefore), millisText(cert.NotAfter))
 	}
