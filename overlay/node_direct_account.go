@@ -350,10 +350,10 @@ func (d *nodeDirect) dial(ctx context.Context, at *Presence) error {
 	var via []PillarAddr
 	for _, p := range at.Pillars[:min(len(at.Pillars), MaxPresencePillars)] {
 		e, ok := roster.Lookup(p)
-		if !ok || !roster.Admitted(p, d.n.now()) {
-			continue
+		if !ok || e.Info.Home || !roster.Admitted(p, d.n.now()) {
+			continue // home pillars relay for nobody
 		}
-		for _, a := range e.DialAddrs() {
+		for _, a := range roster.DialAddrs(p, false) {
 			via = append(via, PillarAddr{p, a})
 		}
 	}
