@@ -375,10 +375,11 @@ func (d *nodeDirect) dial(ctx context.Context, at *Presence) error {
 	roster := d.n.pillars()
 	var via []PillarAddr
 	for _, p := range at.Pillars[:min(len(at.Pillars), MaxPresencePillars)] {
-		if !roster.Admitted(p, d.n.now()) {
-			continue
+		e, ok := roster.Lookup(p)
+		if !ok || e.Info.Home || !roster.Admitted(p, d.n.now()) {
+			continue // home pillars relay for nobody
 		}
-		for _, a := range d.n.sessions.addrsFor(p) {
+		for _, a := range roster.DialAddrs(p, false) {
 			via = append(via, PillarAddr{p, a})
 		}
 	}
