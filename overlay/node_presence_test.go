@@ -210,16 +210,7 @@ func TestNodeLocatesByTheStandby(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newFakeCluster(t, 2)
-			bob, pillars := newTestAsker(t, c.id), c.addrs()
-			alice := newNodeHome(t, c.net).start(c.addrs(), direct)
-			until(t, "sessions", func() bool { st := alice.Status(); return st.Pillar != "" && st.Standby != "" })
-			// The directory has a record of bob's device.
-			d := overlay.Draft{Kind: overlay.KindDevice, Author: string(bob.account.ID()), Signer: bob.cert, Created: bob.now, Expires: bob.now + overlay.DayMillis,
-				Bin: (&overlay.DeviceInfo{}).Append(nil)}
-			rec, err := d.Sign(c.id, bob.device)
-			c.take(nil, must(t, rec, err).Raw)
-			contact(alice, "bob", bob.account.ID())
-			until(t, "bob's record", func() bool { return alice.Status().NodesKnown == 2 })
+			alice, bob := locatable(t, c)
 			first := alice.Status().Pillar
 			c.mu.Lock()
 			c.seen = func(p *fakePillar, s *fakeSession, m overlay.Message) bool {
@@ -230,10 +221,7 @@ func TestNodeLocatesByTheStandby(t *testing.T) {
 				case p.id() == first:
 					answer(s, q)
 				default:
-					word := overlay.Presence{Device: bob.device.ID(), Asker: q.Device(), Pillars: []identity.PillarID{pillars[0].Pillar}, Time: millis(time.Now())}
-					word.Sign(c.id, bob.device)
-					s.send(&overlay.Located{N: q.N, More: true, Presences: []overlay.Presence{word}})
-					s.send(&overlay.Located{N: q.N})
+					bob.found(s, q)
 				}
 				return true
 			}
@@ -243,4 +231,53 @@ func TestNodeLocatesByTheStandby(t *testing.T) {
 			}
 		})
 	}
+}
+
+// locatable is a node with two pillars, and an asker whose device it knows.
+func locatable(t *testing.T, c *fakeCluster) (*testNode, *testAsker) {
+	t.Helper()
+	bob := newTestAsker(t, c.id)
+	alice := newNodeHome(t, c.net).start(c.addrs(), direct)
+	until(t, "sessions", func() bool { st := alice.Status(); return st.Pillar != "" && st.Standby != "" })
+	d := overlay.Draft{Kind: overlay.KindDevice, Author: string(bob.account.ID()), Signer: bob.cert, Created: bob.now, Expires: bob.now + overlay.DayMillis,
+		Bin: (&overlay.DeviceInfo{}).Append(nil)}
+	rec, err := d.Sign(c.id, bob.device)
+	c.take(nil, must(t, rec, err).Raw)
+	contact(alice, "bob", bob.account.ID())
+	until(t, "bob's record", func() bool { return alice.Status().NodesKnown == 2 })
+	return alice, bob
+}
+
+// found answers a question as if the device were at the session's pillar.
+func (a *testAsker) found(s *fakeSession, q *overlay.Locate) {
+	word := overlay.Presence{Device: a.device.ID(), Asker: q.Device(), Pillars: []identity.PillarID{s.p.key.ID()}, Time: millis(time.Now())}
+	word.Sign(a.network, a.device)
+	s.send(&overlay.Located{N: q.N, More: true, Presences: []overlay.Presence{word}})
+	s.send(&overlay.Located{N: q.N})
+}
+
+// TestNodeLocatesPastALiar: a pillar that says that nobody answers hides an
+// account for some seconds only.
+func TestNodeLocatesPastALiar(t *testing.T) {
+	c := newFakeCluster(t, 2)
+	alice, bob := locatable(t, c)
+	liar := alice.Status().Pillar
+	c.mu.Lock()
+	c.seen = func(p *fakePillar, s *fakeSession, m overlay.Message) bool {
+		q, ok := m.(*overlay.Locate)
+		switch {
+		case !ok:
+			return false
+		case p.id() == liar:
+			s.send(&overlay.Located{N: q.N})
+		default:
+			bob.found(s, q)
+		}
+		return true
+	}
+	c.mu.Unlock()
+	if list := alice.locate(bob.account.ID()); len(list) != 0 {
+		t.Fatalf("found %+v by a pillar that finds nobody", list)
+	}
+	until(t, "found by the other pillar", func() bool { return len(alice.locate(bob.account.ID())) == 1 })
 }
