@@ -182,6 +182,7 @@ type Pillar struct {
 	convergence Convergence
 	diverging   atomic.Int64 // pillars that diverged at the last look
 	caughtUp    catchUp
+	scrubbed    atomic.Bool // a pass of the scrub is over: vectors may become cursors
 
 	// mu guards what a commit publishes and who is told of it. It is taken
 	// before any session's own lock, and never held across I/O.
@@ -194,8 +195,9 @@ type Pillar struct {
 	closed   bool                // no further streams
 	open     map[*pillarSession]struct{}
 	perPeer  map[peer.ID]int
-	live     map[identity.AccountID][]*pillarSession // registered sessions
-	devices  map[identity.DeviceID]int               // how many of them a device has
+	live     map[identity.AccountID][]*pillarSession  // registered sessions
+	devices  map[identity.DeviceID]int                // how many of them a device has
+	owners   map[identity.DeviceID]identity.AccountID // whose those devices are
 	watching map[identity.AccountID]map[*pillarSession]struct{}
 	lastSeen map[identity.DeviceID]time.Time // devices that were here in this run, bounded
 	dropped  Day                             // records of earlier days are gone
@@ -234,6 +236,7 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		perPeer:    map[peer.ID]int{},
 		live:       map[identity.AccountID][]*pillarSession{},
 		devices:    map[identity.DeviceID]int{},
+		owners:     map[identity.DeviceID]identity.AccountID{},
 		watching:   map[identity.AccountID]map[*pillarSession]struct{}{},
 		lastSeen:   map[identity.DeviceID]time.Time{},
 		rosterWake: make(chan struct{}, 1),

@@ -169,6 +169,7 @@ func (p *Pillar) leave(s *pillarSession) {
 		}
 		if p.devices[s.cert.Device]--; p.devices[s.cert.Device] == 0 {
 			delete(p.devices, s.cert.Device)
+			delete(p.owners, s.cert.Device)
 		}
 		for a := range s.watched {
 			if delete(p.watching[a], s); len(p.watching[a]) == 0 {
