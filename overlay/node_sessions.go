@@ -539,13 +539,17 @@ func (m *nodeSessions) standbySession() *nodeSession {
 }
 
 // reachedAt lists the pillars that others get to this device through, the active
-// one first.
+// one first. Home pillars carry no circuits.
 func (m *nodeSessions) reachedAt() []identity.PillarID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	roster := m.n.pillars()
 	var at []identity.PillarID
 	for _, s := range []*nodeSession{m.active, m.standby} {
-		if s != nil && !s.ended() {
+		if s == nil || s.ended() {
+			continue
+		}
+		if e, ok := roster.Lookup(s.pillar); ok && !e.Info.Home {
 			at = append(at, s.pillar)
 		}
 	}
