@@ -121,6 +121,18 @@ func (m *nodeSessions) improve(s *nodeSession) (used bool) {
 	}
 }
 
+// leaveCircuit ends a session that runs over a circuit although there is a direct
+// connection by now: the circuit is closed soon, and what is sent takes the
+// detour until then. m.mu is held.
+func (m *nodeSessions) leaveCircuit(s *nodeSession) {
+	if !s.relayed {
+		return
+	}
+	if info, ok := m.n.cfg.Peers.Info(peerOf(s.pillar)); ok && info.Path == PathDirect {
+		s.end(errUpgraded)
+	}
+}
+
 // unplanned plans c's next attempt after its session s ended. Over a circuit
 // that is at once: circuits end by the relay's limits, and sessions over them as
 // soon as there is a direct connection. m.mu is held.

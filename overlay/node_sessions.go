@@ -407,9 +407,10 @@ func (m *nodeSessions) dialled(r dialResult) {
 			o.fails, o.nextTry = 1, time.Now().Add(jitter(backoffMin))
 		}
 	}
+	m.leaveCircuit(s)
 	switch {
 	case s.ended():
-		m.failed(c, s.err)
+		m.unplanned(c, s)
 	case m.active == nil:
 		m.activate(s)
 		return
@@ -571,8 +572,8 @@ func (m *nodeSessions) watch(ctx context.Context) {
 			case s == nil || s.pillar != p:
 			case e.What == PeerLost:
 				gone = append(gone, s)
-			case e.What == PeerUpgraded && s.relayed: // its circuit is closed soon
-				defer s.end(errUpgraded)
+			case e.What == PeerUpgraded:
+				m.leaveCircuit(s)
 			}
 		}
 		m.mu.Unlock()
