@@ -58,6 +58,7 @@ type candidate struct {
 	fails    int
 	nextTry  time.Time
 	dialing  bool
+	again    bool // its session ended by no fault and is opened again at once
 	lastFail time.Time
 	lastSeen time.Time
 	refusal  error // why it was not used the last time
@@ -240,7 +241,7 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	room := m.wants()
+	room := m.wants(now)
 	due, wait := m.preferPublic(m.due(now, room == 0), now)
 	for _, c := range m.candidates {
 		if c.dialing {
@@ -256,7 +257,7 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 			continue
 		}
 		room--
-		c.dialing = true
+		c.dialing, c.again = true, false
 		c.served, c.waiters = c.waiters, nil
 		addrs := m.addrsOf(c)
 		dials.Go(func() { m.dial(ctx, c.id, addrs, dials) })
@@ -290,10 +291,14 @@ func (m *nodeSessions) due(now time.Time, urgent bool) []*candidate {
 		switch {
 		case len(a.waiters) != len(b.waiters):
 			return len(b.waiters) - len(a.waiters)
+		case a.again != b.again:
+			return btoi(b.again) - btoi(a.again)
 		case m.active != nil && m.isHome(a) != m.isHome(b):
 			return btoi(m.isHome(a)) - btoi(m.isHome(b))
 		case !a.lastFail.Equal(b.lastFail):
 			return a.lastFail.Compare(b.lastFail)
+		case m.isHome(a) != m.isHome(b): // public ones had their turn, see preferPublic
+			return btoi(m.isHome(b)) - btoi(m.isHome(a))
 		default:
 			return int(min(1, max(-1, a.rtt-b.rtt)))
 		}
