@@ -272,10 +272,12 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 		Network: p.network, Key: key, Links: p.host, Packets: p.host, Peers: p.host,
 		Roster: p.core.Roster(), Replica: p.core, Records: p.core, Notes: p.core, Own: p.core.Record,
 		Full: p.core.Full, Confirmed: p.core.ClockConfirmed, Bootstrap: p.invited, Logger: p.log, Registerer: p.cfg.Registry,
+		Devices: p.core,
 	})
 	if err != nil {
 		return err
 	}
+	p.core.LocateThrough(p.mesh)
 	p.life.run("pillar", func(ctx context.Context) error { return p.core.Run(ctx, p.mesh) })
 	p.life.run("mesh", p.mesh.Run)
 	p.protected = newProtector(p.host.Protect)

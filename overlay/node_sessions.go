@@ -350,6 +350,17 @@ func (m *nodeSessions) addrsOf(c *candidate) []multiaddr.Multiaddr {
 	return addrs
 }
 
+// addrsFor lists where p can be dialled, for whoever does not hold m.mu.
+func (m *nodeSessions) addrsFor(p identity.PillarID) []multiaddr.Multiaddr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.candidates[p]
+	if c == nil {
+		c = &candidate{id: p} // known of the roster alone
+	}
+	return m.addrsOf(c)
+}
+
 // dial opens a session and reports it.
 func (m *nodeSessions) dial(ctx context.Context, p identity.PillarID, addrs []multiaddr.Multiaddr, work *sync.WaitGroup) {
 	s, err := m.open(ctx, p, addrs, work)
@@ -531,6 +542,20 @@ func (m *nodeSessions) standbySession() *nodeSession {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.standby
+}
+
+// reachedAt lists the pillars that others get to this device through, the active
+// one first.
+func (m *nodeSessions) reachedAt() []identity.PillarID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var at []identity.PillarID
+	for _, s := range []*nodeSession{m.active, m.standby} {
+		if s != nil && !s.ended() {
+			at = append(at, s.pillar)
+		}
+	}
+	return at
 }
 
 // clockWrong reports whether the clock is off: by more than 30 s from all

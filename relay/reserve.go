@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/pb"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/util"
 
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -24,6 +27,7 @@ const (
 	reservePoll    = 5 * time.Second // how often KeepReserved looks at its list at least
 	backoffFirst   = time.Second
 	backoffMax     = time.Minute
+	reservationMax = 2 * time.Hour
 	// maxReserving is how many pillars are asked at once: one that does not answer
 	// must not keep the others waiting.
 	maxReserving = 8
@@ -51,34 +55,80 @@ type slots struct {
 // an hour as a rule. ErrProtocol if it does not relay, ErrFull if it refuses,
 // ErrUnreachable if it cannot be asked.
 func (h *Host) Reserve(ctx context.Context, pillar peer.ID) error {
-	ctx, cancel := context.WithTimeout(ctx, reserveTimeout)
-	defer cancel()
-	r, err := client.Reserve(ctx, h.host, peer.AddrInfo{ID: pillar})
+	until, err := h.reserve(ctx, pillar)
 	if err != nil {
-		err = fmt.Errorf("reserve at %s: %w", pillar, h.reserveError(err))
+		err = fmt.Errorf("reserve at %s: %w", pillar, err)
 		h.slots.failed(pillar, err)
 		return err
 	}
-	h.slots.granted(pillar, r.Expiration)
+	h.slots.granted(pillar, until)
 	if _, ok := h.Info(pillar); !ok {
 		h.slots.forget(pillar) // it went with the connection meanwhile
 	}
 	return nil
 }
 
-func (h *Host) reserveError(err error) error {
-	var re client.ReservationError
-	if !errors.As(err, &re) {
-		return h.dialError(err)
+// reserve is libp2p's client.Reserve, except that it ends with ctx: that one
+// waits for a silent relay for a minute.
+func (h *Host) reserve(ctx context.Context, pillar peer.ID) (time.Time, error) {
+	if info, ok := h.Info(pillar); ok && info.Path == overlay.PathRelayed {
+		return time.Time{}, fmt.Errorf("%w: it is reached by a circuit only", overlay.ErrUnreachable)
 	}
-	switch re.Status {
-	case pb.Status_RESERVATION_REFUSED, pb.Status_RESOURCE_LIMIT_EXCEEDED, pb.Status_PERMISSION_DENIED:
-		return fmt.Errorf("%w (%s)", overlay.ErrFull, re.Status)
+	ctx, cancel := context.WithTimeout(ctx, reserveTimeout)
+	defer cancel()
+	s, err := h.host.NewStream(ctx, pillar, proto.ProtoIDv2Hop)
+	if err != nil {
+		return time.Time{}, h.dialError(err)
 	}
-	if cause := re.Unwrap(); cause != nil {
-		return h.dialError(cause)
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	defer stop()
+	until, err := exchangeReservation(s)
+	if err != nil {
+		_ = s.Reset()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		if errors.Is(err, overlay.ErrFull) {
+			return time.Time{}, err
+		}
+		return time.Time{}, h.dialError(err)
 	}
-	return fmt.Errorf("%w: %w", overlay.ErrUnreachable, re)
+	_ = s.Close()
+	return until, nil
+}
+
+func exchangeReservation(s network.Stream) (time.Time, error) {
+	if err := util.NewDelimitedWriter(s).WriteMsg(&pb.HopMessage{Type: pb.HopMessage_RESERVE.Enum()}); err != nil {
+		return time.Time{}, err
+	}
+	var answer pb.HopMessage
+	r := util.NewDelimitedReader(s, maxHopMessage)
+	defer r.Close()
+	if err := r.ReadMsg(&answer); err != nil {
+		return time.Time{}, err
+	}
+	switch status := answer.GetStatus(); {
+	case answer.GetType() != pb.HopMessage_STATUS:
+		return time.Time{}, fmt.Errorf("%w: %s", errExchanged, answer.GetType())
+	case status == pb.Status_RESERVATION_REFUSED || status == pb.Status_RESOURCE_LIMIT_EXCEEDED || status == pb.Status_PERMISSION_DENIED:
+		return time.Time{}, fmt.Errorf("%w (%s)", overlay.ErrFull, status)
+	case status != pb.Status_OK:
+		return time.Time{}, fmt.Errorf("the relay says %s", status)
+	}
+	now := time.Now()
+	until := time.Unix(int64(min(answer.GetReservation().GetExpire(), math.MaxInt32<<8)), 0)
+	if !until.After(now) {
+		return time.Time{}, errors.New("the reservation has ended already")
+	}
+	// It is renewed at half life; a pillar's clock must not put that off for long.
+	return minTime(until, now.Add(reservationMax)), nil
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // ReservedUntil is when the reservation at pillar ends unless it is renewed;

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -282,9 +283,10 @@ func prefixOf(s network.Stream) netip.Prefix {
 // reads it again, answers with one message, and from then on copies.
 type hopStream struct {
 	network.Stream
-	front  []byte // what was read, as long as it is not read again
-	charge *circuitCharge
-	told   bool // the answer is written
+	front  []byte         // what was read, as long as it is not read again
+	charge *circuitCharge // nil for a reservation
+	answer []byte         // what is written of the answer
+	told   bool           // the answer is written, and answer no longer used
 }
 
 func (s *hopStream) Read(b []byte) (int, error) {
@@ -297,23 +299,34 @@ func (s *hopStream) Read(b []byte) (int, error) {
 }
 
 // Write watches the answer. Only libp2p's handler writes it, before anything is
-// copied.
+// copied; it may take several writes.
 func (s *hopStream) Write(b []byte) (int, error) {
-	if !s.told {
-		s.told = true
-		if s.charge != nil && !isYes(b) {
-			s.charge.refund()
+	if !s.told && s.charge != nil {
+		s.answer = append(s.answer, b...)
+		if yes, complete := readAnswer(s.answer); complete || len(s.answer) > maxHopMessage {
+			s.told, s.answer = true, nil
+			if !yes {
+				s.charge.refund()
+			}
 		}
 	}
 	return s.Stream.Write(b)
 }
 
-// isYes reports whether b is an answer that makes a circuit.
-func isYes(b []byte) bool {
+// readAnswer reports whether b is an answer that makes a circuit, or only the
+// beginning of one.
+func readAnswer(b []byte) (yes, complete bool) {
 	var msg pb.HopMessage
 	r := util.NewDelimitedReader(bytes.NewReader(b), maxHopMessage)
 	defer r.Close()
-	return r.ReadMsg(&msg) == nil && msg.GetStatus() == pb.Status_OK
+	switch err := r.ReadMsg(&msg); {
+	case err == nil:
+		return msg.GetStatus() == pb.Status_OK, true
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		return false, false
+	default:
+		return false, true
+	}
 }
 
 func (s *hopStream) Close() error {
