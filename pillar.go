@@ -231,8 +231,15 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 		return err
 	}
 	p.life.onStop("connections", p.host.Shutdown)
+	// The pillar's record says where it listens, so that comes first, and before
+	// the first connection: one that does not leave from a listening port shows
+	// nobody where this pillar could be reached behind its NAT. Whoever connects
+	// before the handlers are there tries again.
+	if err := p.host.Listen(); err != nil {
+		return err
+	}
 	if member.network.IsZero() {
-		if member.network, err = learnNetwork(ctx, p.host, key.ID(), invitations); err != nil {
+		if member.network, p.invited, err = learnNetwork(ctx, p.host, key.ID(), invitations); err != nil {
 			return err
 		}
 	}
@@ -245,11 +252,6 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.network = member.network
 	if p.cfg.Home {
 		p.home = newHomeReach(p.ID())
-	}
-	// The pillar's record says where it listens, so that comes first. Whoever
-	// connects before the handlers are there tries again.
-	if err := p.host.Listen(); err != nil {
-		return err
 	}
 	core, err := overlay.NewPillar(overlay.PillarConfig{
 		Network: p.network, Key: key, Store: records, Links: p.host, Peers: p.host,
