@@ -67,7 +67,7 @@ func ScrubSlowly(ctx context.Context, p *Pillar) error {
 // CheckClock judges the clock, as is done every few seconds.
 func (p *Pillar) CheckClock() { p.checkClock() }
 
-// Locate replaces how the node finds other accounts' devices.
-func Locate(n *Node, find func(context.Context, identity.AccountID) ([]Presence, error)) {
+// FindDevices replaces how the node finds other accounts' devices.
+func FindDevices(n *Node, find func(context.Context, identity.AccountID) ([]Presence, error)) {
 	n.direct.find = find
 }

@@ -130,6 +130,7 @@ func (NoMesh) Summaries() []Summary { return nil }
 
 // Locate implements Locator: nobody else is asked.
 func (NoMesh) Locate(*Locate, func(Presence)) (stop func()) { return func() {} }
+
 // Over implements Mesh: no heads are kept.
 func (NoMesh) Over(LogID, uint64) uint64 { return 0 }
 

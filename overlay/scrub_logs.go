@@ -284,8 +284,6 @@ func (x *logScan) some() (*logFix, int, error) {
 		before := x.at
 		x.step(seq, &e)
 		x.trim(fix, before, &e, confirmed && e.Expires+trimAfter <= now && x.signed(before, seq))
-		if e.Why != WhyGone && e.Why != WhyVoid && confirmed && e.Expires > now && DayOf(e.Expires) >= dropped {
-		x.trim(fix, before, &e, confirmed && e.Expires+trimAfter <= now)
 		lives := e.Expires > over && DayOf(e.Expires) >= dropped && (confirmed || e.Why != WhyExpired)
 		if lives && e.Why != WhyGone && e.Why != WhyVoid {
 			lacks = append(lacks, Lack{Seq: seq, Before: before.Hash, ID: e.ID, Expires: e.Expires})
