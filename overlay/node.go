@@ -33,6 +33,11 @@ type NodeConfig struct {
 	// where it is.
 	Traversal Traversal
 
+	// PillarsChanged is called when the node works with other pillars than
+	// before, its active or its standby one (see Pillars). It must not block, nor
+	// call the node. Nil: nobody is.
+	PillarsChanged func()
+
 	// Network is the pinned network; zero: not pinned yet.
 	Network identity.NetworkID
 	// Pin persists the pinned network. It is called once, before the network is

@@ -417,6 +417,10 @@ func (p *directAccount) serve(ctx context.Context, lanes *sync.WaitGroup, dev id
 	d.mu.Lock()
 	l.next, l.acked = p.base, p.base
 	p.lanes[dev] = l
+	// A direct connection may have come while the device was greeted, when there
+	// was no lane to be told.
+	info, _ := d.n.cfg.Peers.Info(peer.ID(dev))
+	l.better = info.Path == PathDirect
 	d.mu.Unlock()
 	lanes.Go(func() {
 		l.run(ctx, s)

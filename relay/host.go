@@ -68,6 +68,7 @@ type Host struct {
 	packets  packets
 	rtts     rtts
 	slots    slots
+	choose   chan struct{} // 1 deep: KeepReserved looks at its list
 	observed observations
 	upgrades upgrades
 	punches  punches
@@ -174,6 +175,7 @@ func New(cfg Config) (*Host, error) {
 		gate:    gate,
 		stop:    cancel,
 		done:    ctx.Done(),
+		choose:  make(chan struct{}, 1),
 	}
 	gate.connected = func(p peer.ID) bool { return sw.Connectedness(p) != network.NotConnected }
 	h.packets.init()

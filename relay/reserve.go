@@ -208,7 +208,8 @@ type reserveResult struct {
 // directly connected: it reserves as soon as it sees the connection, renews at
 // half life, and after a refusal waits from a second up to a minute. It asks
 // several pillars at once and connects to nobody. pillars is called often and
-// must not block. Reservations tells how it stands. It returns when ctx ends.
+// must not block; Reconsider says that its list is another one. Reservations
+// tells how it stands. It returns when ctx ends.
 func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error {
 	changed := make(chan struct{}, 1)
 	results := make(chan reserveResult, maxReserving)
@@ -231,6 +232,7 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-changed:
+		case <-h.choose:
 		case <-due.C:
 		case r := <-results:
 			running--
@@ -253,6 +255,14 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 			}
 		}
 		due.Reset(wait)
+	}
+}
+
+// Reconsider has KeepReserved look at its list now. It does not block.
+func (h *Host) Reconsider() {
+	select {
+	case h.choose <- struct{}{}:
+	default: // it is about to
 	}
 }
 
