@@ -25,9 +25,6 @@ var (
 	// errUnproven: the log was forked, but what would prove it to others is not
 	// kept here.
 	errUnproven = errors.New("the log was forked, which cannot be proven from here")
-	// errUnvouched: a provider says that entries are gone which their pillar, who is
-	// here, tells.
-	errUnvouched = errors.New("entries are said to be gone that their pillar can be asked for")
 	// errVague: a provider's history differs from ours, and where it does he shows
 	// no entries. That proves nothing, and changes nothing here.
 	errVague = errors.New("another history, without the entries that make it one")

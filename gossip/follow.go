@@ -120,14 +120,6 @@ func (f *follow) chain() *chain {
 		known: func(p identity.PillarID) bool {
 			return m.knows(p) && (m.logs.holdsAny(f.log) || m.logs.written(p) < maxLogsOf && !m.forks.tooMany(p))
 		}}
-	c.vouches = func(pillar identity.PillarID, seq uint64) bool {
-		owner := m.sessions.get(peer.ID(pillar))
-		if owner == nil {
-			return false
-		}
-		_, tells := owner.told(f.log).runs.find(seq)
-		return tells
-	}
 	c.apart = func() bool {
 		skew, known := m.clocks.skew(f.provider.id)
 		return known && skew.Abs() > clocksApart
@@ -325,6 +317,12 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (state ove
 	}
 	f.top.Store(state.Top().Seq)
 	m.logs.keepHeads(f.log, run.reached)
+	if slices.ContainsFunc(run.reached, func(r reachedHead) bool { return r.gone > 0 }) {
+		// Without the head that vouches for it a gone run cannot be passed on.
+		if err := m.storeHeads(ctx, f.log); err != nil {
+			return state, applyError{err}
+		}
+	}
 	m.met.entriesNew.Add(float64(fresh))
 	f.brought.Add(fresh)
 	if history {

@@ -344,7 +344,7 @@ func (fs *follows) opened(f *follow, head *overlay.Head) {
 		fs.begun[f.log] = max(fs.begun[f.log], head.Seq)
 	}
 	fs.mu.Unlock()
-	fs.m.seen.note(head.Position(fs.m.cfg.Network), head.Pillar)
+	fs.m.seen.note(f.log, head)
 	fs.poke()
 }
 
@@ -399,8 +399,7 @@ func (fs *follows) ended(ctx context.Context, f *follow, err error) {
 	case errors.Is(err, errSessionLost) && fs.m.sessions.get(f.provider.peer) != nil: // replaced by another
 	case errors.Is(err, errDied), errors.Is(err, errClocks), errors.Is(err, overlay.ErrLacks):
 		p.until = now.Add(retryDied)
-	case errors.Is(err, errStranger), errors.Is(err, overlay.ErrConflict), errors.Is(err, errUnproven),
-		errors.Is(err, errUnvouched):
+	case errors.Is(err, errStranger), errors.Is(err, overlay.ErrConflict), errors.Is(err, errUnproven):
 		p.until = now.Add(retryFault)
 	default:
 		p.until = now.Add(retryLost)

@@ -13,7 +13,8 @@ import (
 // Heads are kept as notes "gossip/heads/" + LogID + chunk (two bytes
 // big-endian), each a list of up to headsPerNote heads: with them any holder
 // can serve a log's history in runs that link to signed heads. Those at which
-// something ends are the note "gossip/ends/" + LogID.
+// something ends, and the one that says of gone entries that they have expired, are
+// the note "gossip/ends/" + LogID.
 const (
 	headsPrefix  = "gossip/heads/"
 	endsPrefix   = "gossip/ends/"
@@ -48,7 +49,6 @@ func (m *Mesh) loadLogs() error {
 			return err
 		}
 		m.logs.load(s, kept, ends)
-		m.findBase(&s)
 	}
 	return nil
 }
@@ -68,17 +68,6 @@ func (m *Mesh) loadHeads(log overlay.LogID, key string) ([]*overlay.Head, error)
 		return nil, nil
 	}
 	return heads, nil
-}
-
-// findBase looks up how much of the beginning of an own log is gone.
-func (m *Mesh) findBase(s *overlay.LogState) {
-	if s.Pillar != m.self {
-		return
-	}
-	first, err := m.cfg.Replica.Read(s.Log, 1, 1)
-	if err == nil && len(first) > 0 && first[0].Why == overlay.WhyGone {
-		m.logs.setBase(s.Log, overlay.Mark{Seq: first[0].Count, Hash: overlay.Hash(first[0].ID)})
-	}
 }
 
 func decodeHeads(data []byte) ([]*overlay.Head, error) {
@@ -114,9 +103,6 @@ func (m *Mesh) keep(ctx context.Context) {
 			}
 		}
 		if n%forgetEvery == 0 {
-			for _, s := range m.logs.states() {
-				m.findBase(&s)
-			}
 			if m.clocks.agree() {
 				m.forks.expire(ctx)
 			}

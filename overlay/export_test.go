@@ -9,6 +9,14 @@ import (
 	"github.com/obelisk-network/obelisk/identity"
 )
 
+// Locate is what direct delivery asks.
+func (n *Node) Locate(ctx context.Context, account identity.AccountID) ([]Presence, error) {
+	return n.locate(ctx, account)
+}
+
+// ForgetLocated has the next Locate ask anew.
+func (n *Node) ForgetLocated(account identity.AccountID) { n.locator.forget(account) }
+
 // QuotaTaker charges submissions at a store of limit bytes.
 func QuotaTaker(limit uint64) func(from identity.AccountID, source string, to []identity.AccountID, cost float64, now uint64) bool {
 	var q quotas
@@ -44,6 +52,7 @@ func SourceOf(a multiaddr.Multiaddr) string { return sourceOf(a) }
 
 // ScrubNow does a pass of the scrub, as the one at the start of Run.
 func ScrubNow(ctx context.Context, p *Pillar) error {
+	<-p.started
 	return (&scrubber{p: p, first: true, at: time.Now()}).pass(ctx)
 }
 
@@ -60,3 +69,8 @@ func (n *Node) Retain(now uint64, most int) error { return n.retain(now, most) }
 
 // CheckClock judges the clock, as is done every few seconds.
 func (p *Pillar) CheckClock() { p.checkClock() }
+
+// FindDevices replaces how the node finds other accounts' devices.
+func FindDevices(n *Node, find func(context.Context, identity.AccountID) ([]Presence, error)) {
+	n.direct.find = find
+}

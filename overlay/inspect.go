@@ -20,6 +20,7 @@ const (
 	AbsentDeadLog   Absence = "dead_log"      // it is in a log that forked, and audits have not brought it yet
 	AbsentPaused    Absence = "paused"        // the log it is in has used up its share of the disk
 	AbsentComing    Absence = "coming"        // it is in a part of a log that is still to come
+	AbsentRefused   Absence = "refused"       // a node submitted it here lately and it was not taken; the detail says why
 	AbsentNever     Absence = "never_arrived" // nothing here ever named it
 	AbsentUnknown   Absence = "unknown"       // the pillar could not be asked
 )
@@ -64,4 +65,11 @@ type Diff struct {
 	Bytes      uint64
 	RoundTrips int
 	Took       time.Duration
+}
+
+// Repaired is what a repair did.
+type Repaired struct {
+	Fetched, Sent int    // records taken and given
+	Bytes         uint64 // both ways, the records' too
+	Took          time.Duration
 }

@@ -29,6 +29,7 @@ type pillarRig struct {
 	store  *watchedStore
 	pillar *overlay.Pillar
 	stop   func()
+	others overlay.Locator // nil: nobody
 	// unscrubbed: start does not wait for the first pass of the scrub.
 	unscrubbed bool
 }
@@ -139,6 +140,9 @@ func (rig *pillarRig) start(mesh overlay.Mesh, key *identity.PillarKey, opts ...
 	}
 	p, err := overlay.NewPillar(cfg)
 	rig.pillar = must(t, p, err)
+	if rig.others != nil {
+		p.LocateThrough(rig.others)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	if mesh == nil {
