@@ -64,6 +64,9 @@ func ScrubSlowly(ctx context.Context, p *Pillar) error {
 	return (&scrubber{p: p, at: time.Now()}).pass(ctx)
 }
 
+// Retain removes messages that are over at now, but for the newest most.
+func (n *Node) Retain(now uint64, most int) error { return n.retain(now, most) }
+
 // CheckClock judges the clock, as is done every few seconds.
 func (p *Pillar) CheckClock() { p.checkClock() }
 

@@ -322,6 +322,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) maintain(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
+	var retained time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -343,6 +344,12 @@ func (n *Node) maintain(ctx context.Context) {
 		}
 		if err := n.inbox.purge(n.now()); err != nil {
 			n.log.Error("cannot drop what is expired", "err", err)
+		}
+		if now := time.Now(); now.Sub(retained) >= retainEvery {
+			retained = now
+			if err := n.retain(n.now(), maxFinished); err != nil {
+				n.log.Error("cannot drop messages that are over", "err", err)
+			}
 		}
 	}
 }
