@@ -151,7 +151,7 @@ func TestCircuitLingers(t *testing.T) {
 			t.Fatal("the circuit is never closed")
 		}
 	}
-	if d := time.Since(upgraded); d < 4*time.Second {
+	if d := time.Since(upgraded); d < 3*time.Second {
 		t.Errorf("a stream on the circuit was cut %v after the upgrade", d)
 	}
 }

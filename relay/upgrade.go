@@ -35,7 +35,7 @@ const (
 	// have sent before it knew.
 	lingerCheck = 250 * time.Millisecond
 	lingerMin   = time.Second
-	lingerMax   = 8 * time.Second
+	lingerMax   = 5 * time.Second
 	// maxPairs bounds the peers whose failed attempts are remembered after their
 	// circuit is gone, so that a peer that keeps coming back is not punched to
 	// from the start each time.
