@@ -229,7 +229,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	// Who was admitted stays, and may come by a second way.
 	b.Admit(admitted.Self(), time.Time{})
 	ask(t, admitted, b.Self(), "still here")
-	if err := admitted.Upgrade(within(t), b.Self(), b.Addrs()); err != nil {
+	if err := relay.Upgrade(within(t), admitted, b.Self(), b.Addrs()); err != nil {
 		t.Error(err)
 	}
 }
