@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -64,7 +65,8 @@ type directItem struct {
 	id       RecordID
 	kind     Kind
 	only     bool
-	raw      []byte // nil: on disk
+	at       time.Time // when it came here
+	raw      []byte    // nil: on disk
 	epoch    seal.EpochID
 	epochRaw []byte // nil: the device has to find it elsewhere
 }
@@ -213,6 +215,7 @@ func (d *nodeDirect) start(p *directAccount) {
 		oldest.end()
 	}
 	p.running, p.started, p.over = true, time.Now(), make(chan struct{})
+	p.used = p.started
 	p.lost, p.progress = false, false
 	d.starts = append(d.starts, p)
 	wakeUp(d.wake)
@@ -337,7 +340,7 @@ func (o *nodeOutbox) undelivered(a identity.AccountID) (list []*shipment) {
 			list = append(list, s)
 		}
 	}
-	slices.SortFunc(list, func(a, b *shipment) int { return int(int64(a.ticket) - int64(b.ticket)) })
+	slices.SortFunc(list, func(a, b *shipment) int { return cmp.Compare(a.ticket, b.ticket) })
 	return list
 }
 

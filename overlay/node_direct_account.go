@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -19,6 +20,7 @@ const (
 	directLook     = time.Minute      // between looks for further devices while one is served
 	directRefill   = time.Second      // between looks whether all that is undelivered fits
 	maxDirectLanes = 8                // devices of one account
+	directRecent   = 30 * time.Second // for a further device to be found that no pillar serves
 )
 
 // errNobody: no device of the account can be reached.
@@ -39,10 +41,12 @@ type directAccount struct {
 	fails   int
 	nextTry time.Time
 
-	// items wait for at least one lane; items[0] has position base. Positions
-	// only grow.
+	// items wait for at least one lane, or for further devices to be found, see
+	// trim; items[0] has position base. Positions only grow. What is before done a
+	// device has answered.
 	items []directItem
 	base  uint64
+	done  uint64
 	lanes map[identity.DeviceID]*directLane
 	// behind: something was left out after items, so nothing may be added until
 	// refill took all that is undelivered.
@@ -64,7 +68,7 @@ func (p *directAccount) offer(item directItem) {
 	case !p.running && !guest && time.Now().Before(p.nextTry):
 		d.n.metrics.directSkipped.WithLabelValues("backoff").Inc()
 		return
-	case len(p.items) >= maxDirectItems:
+	case p.waiting() >= maxDirectItems:
 		d.n.metrics.directSkipped.WithLabelValues("full").Inc()
 		p.behind = p.behind || !receipt
 		return
@@ -73,6 +77,7 @@ func (p *directAccount) offer(item directItem) {
 		return
 	}
 	p.used = time.Now()
+	item.at = p.used
 	if d.bytes+len(item.raw) > maxDirectBytes {
 		item.raw = nil
 		if receipt {
@@ -105,33 +110,35 @@ func (p *directAccount) clear() {
 		p.d.bytes -= len(p.items[i].raw)
 	}
 	p.base += uint64(len(p.items))
-	p.items = nil
+	p.items, p.done = nil, p.base
 }
 
-// trim drops what every lane's device has answered. d.mu is held.
+// waiting is how many records no device has answered. d.mu is held.
+func (p *directAccount) waiting() int { return len(p.items) - int(p.done-p.base) }
+
+// trim drops what every lane's device has answered. What no pillar carries stays
+// for some seconds more: the account's other devices are found one after the
+// other. d.mu is held.
 func (p *directAccount) trim() {
 	if len(p.lanes) == 0 {
 		return
 	}
+	now := time.Now()
 	least := p.base + uint64(len(p.items))
 	for _, l := range p.lanes {
 		least = min(least, l.acked)
+		p.done = max(p.done, l.acked)
 	}
-	n := int(least - p.base)
-	if n <= 0 {
-		return
-	}
-	for i := range n {
-		p.d.bytes -= len(p.items[i].raw)
+	n := 0
+	for n < int(least-p.base) && (!p.items[n].only || len(p.items)-n > maxDirectItems || now.Sub(p.items[n].at) >= directRecent) {
+		p.d.bytes -= len(p.items[n].raw)
+		n++
 	}
 	clear(p.items[:n])
 	p.items = p.items[n:]
-	p.base = least
+	p.base += uint64(n)
 	if len(p.items) == 0 {
 		p.items = nil
-		if p.behind {
-			wakeUp(p.wake)
-		}
 	}
 }
 
@@ -153,10 +160,11 @@ func (p *directAccount) run(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		d.mu.Lock()
+		p.trim()
 		served := len(p.lanes) > 0
-		waits := len(p.items) > 0 || p.behind
+		waits := p.waiting() > 0 || p.behind
 		idle := time.Since(p.used) > directIdle
-		refill := served && p.behind && len(p.items) == 0 && time.Since(p.refilled) >= directRefill
+		refill := served && p.behind && p.settled() && time.Since(p.refilled) >= directRefill
 		look := served && waits && time.Since(p.looked) >= directLook
 		fresh := p.looked.Before(p.started)
 		d.mu.Unlock()
@@ -209,13 +217,19 @@ func (p *directAccount) refill() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, item := range p.items {
-		if item.kind == KindReceipt && !item.only {
+		// Receipts that pillars have, and what is final but not for the account's
+		// other devices, stand in no list.
+		if final := item.only && item.ship.gone && item.raw != nil && time.Since(item.at) < directRecent; final || item.kind == KindReceipt && !item.only {
 			items = append(items, item)
 		}
 	}
+	slices.SortStableFunc(items, func(a, b directItem) int { return cmp.Compare(a.ship.ticket, b.ship.ticket) })
 	p.clear()
 	p.behind, p.refilled = behind, time.Now()
 	for i := range items {
+		if items[i].at.IsZero() {
+			items[i].at = p.refilled
+		}
 		if d.bytes+len(items[i].raw) > maxDirectBytes {
 			items[i].raw = nil
 		}
@@ -223,8 +237,20 @@ func (p *directAccount) refill() {
 	}
 	p.items = items
 	for _, l := range p.lanes {
+		l.next, l.acked = p.base, p.base
 		wakeUp(l.wake)
 	}
+}
+
+// settled reports whether no lane has anything to send or to wait for. d.mu is
+// held.
+func (p *directAccount) settled() bool {
+	for _, l := range p.lanes {
+		if l.acked < p.base+uint64(len(p.items)) {
+			return false
+		}
+	}
+	return true
 }
 
 // reach opens lanes to the account's devices: to those that are connected at
@@ -234,7 +260,7 @@ func (p *directAccount) reach(ctx context.Context, lanes *sync.WaitGroup) bool {
 	d := p.d
 	d.mu.Lock()
 	p.looked = time.Now()
-	search := p.behind || len(p.items) == 0
+	search := p.behind || p.waiting() == 0
 	for _, item := range p.items {
 		search = search || item.kind == KindMessage || item.only
 	}
@@ -349,8 +375,9 @@ func (d *nodeDirect) dial(ctx context.Context, at *Presence) error {
 	roster := d.n.pillars()
 	var via []PillarAddr
 	for _, p := range at.Pillars[:min(len(at.Pillars), MaxPresencePillars)] {
-		if !roster.Admitted(p, d.n.now()) {
-			continue
+		e, ok := roster.Lookup(p)
+		if !ok || e.Info.Home || !roster.Admitted(p, d.n.now()) {
+			continue // home pillars relay for nobody
 		}
 		for _, a := range roster.DialAddrs(p, false) {
 			via = append(via, PillarAddr{p, a})

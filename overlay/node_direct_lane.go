@@ -423,6 +423,9 @@ func (l *directLane) settle(s *directStream) {
 	s.mu.Unlock()
 	l.acked = max(l.acked, acked)
 	p.trim()
+	if p.behind && p.waiting() == 0 {
+		wakeUp(p.wake)
+	}
 }
 
 // count notes what the device answered.

@@ -345,6 +345,17 @@ func (m *nodeSessions) addrsOf(c *candidate) []multiaddr.Multiaddr {
 	return addrs
 }
 
+// addrsFor lists where p can be dialled, for whoever does not hold m.mu.
+func (m *nodeSessions) addrsFor(p identity.PillarID) []multiaddr.Multiaddr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.candidates[p]
+	if c == nil {
+		c = &candidate{id: p} // known of the roster alone
+	}
+	return m.addrsOf(c)
+}
+
 // dial opens a session and reports it.
 func (m *nodeSessions) dial(ctx context.Context, p identity.PillarID, addrs []multiaddr.Multiaddr, work *sync.WaitGroup) {
 	s, err := m.open(ctx, p, addrs, work)

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -13,6 +14,9 @@ var RankDials = rankDials
 
 // PunchLoopback has holes punched to loopback addresses, where tests live.
 func PunchLoopback(c *Config) { c.punchLoopback = true }
+
+// Simulate has a host made with options of its own, after all others.
+func Simulate(c *Config, opts ...libp2p.Option) { c.simulated = opts }
 
 // Circuits is how many circuits h has with p.
 func Circuits(h *Host, p peer.ID) (n int) {

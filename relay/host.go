@@ -153,7 +153,7 @@ func New(cfg Config) (*Host, error) {
 	} else {
 		opts = append(opts, libp2p.PrometheusRegisterer(cfg.Registerer))
 	}
-	lh, err := libp2p.New(opts...)
+	lh, err := libp2p.New(append(opts, cfg.simulated...)...)
 	if err != nil {
 		_ = resources.Close()
 		_ = trimmer.Close()
