@@ -162,7 +162,7 @@ type nodeParts struct {
 //	  Node ──────► overlay.Node ──► store.PebbleTable, seal.Keyring
 //	    │               │
 //	    └─ reserves ─► relay.Host
-//	                Links, Peers
+//	                Links, Peers, Traversal
 //
 // Started: lock, keys, keyring, table, host, node, listening, local API,
 // run.json; stopped in the reverse order.
@@ -249,7 +249,7 @@ func (n *Node) build(device *identity.DeviceKey) (*nodeParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	nc.Links, nc.Peers = host, host
+	nc.Links, nc.Peers, nc.Traversal = host, host, host
 	core, err := overlay.NewNode(nc)
 	if err == nil {
 		err = host.Listen()

@@ -225,7 +225,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.host, err = relay.New(relay.Config{
 		Key: key.Private(), Role: relay.RolePillar, Home: p.cfg.Home, Listen: listen, Announce: announce,
 		UserAgent: "obelisk/" + p.cfg.Version, Logger: p.log, Registerer: p.cfg.Registry,
-		AllowRelay: p.mayRelay,
+		RelayUser: p.relayUser,
 	})
 	if err != nil {
 		return err
@@ -270,10 +270,12 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 		Network: p.network, Key: key, Links: p.host, Packets: p.host, Peers: p.host,
 		Roster: p.core.Roster(), Replica: p.core, Records: p.core, Notes: p.core, Own: p.core.Record,
 		Full: p.core.Full, Confirmed: p.core.ClockConfirmed, Bootstrap: p.invited, Logger: p.log, Registerer: p.cfg.Registry,
+		Devices: p.core,
 	})
 	if err != nil {
 		return err
 	}
+	p.core.LocateThrough(p.mesh)
 	p.life.run("pillar", func(ctx context.Context) error { return p.core.Run(ctx, p.mesh) })
 	p.life.run("mesh", p.mesh.Run)
 	p.protected = newProtector(p.host.Protect)
@@ -312,12 +314,24 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	return nil
 }
 
-// mayRelay says who may use this pillar as a relay: devices that are registered
-// here now, and admitted pillars.
-func (p *Pillar) mayRelay(peer peer.ID) bool {
+// relayUser says what somebody is to this pillar as a relay: a device that is
+// registered here now, an admitted pillar, or nobody.
+func (p *Pillar) relayUser(id peer.ID) relay.RelayUser {
 	core := p.relaying.Load()
-	return core != nil && (core.Registered(DeviceID(peer)) ||
-		core.Roster().Admitted(PillarID(peer), uint64(time.Now().UnixMilli())))
+	if core == nil {
+		return relay.RelayUser{}
+	}
+	if account, ok := core.Registered(DeviceID(id)); ok {
+		return relay.RelayUser{Class: relay.RelayNode, Account: account.String()}
+	}
+	pillar := PillarID(id)
+	if !core.Roster().Admitted(pillar, uint64(time.Now().UnixMilli())) {
+		return relay.RelayUser{}
+	}
+	if e, ok := core.Roster().Lookup(pillar); ok && e.Info.Home {
+		return relay.RelayUser{Class: relay.RelayHomePillar}
+	}
+	return relay.RelayUser{Class: relay.RelayPillar}
 }
 
 func (p *Pillar) startAdmin() error {
@@ -474,7 +488,7 @@ func (p *Pillar) Status() PillarStatus {
 		Role: RolePillar.String(), ID: p.ID().String(), Network: p.network.String(), Version: p.cfg.Version,
 		Started: p.started.UTC(), UptimeS: int64(time.Since(p.started).Seconds()), Listen: p.Listen(),
 		Records: s.Records, Mailboxes: s.Mailboxes, StoreBytes: dirSize(p.dir.file(dirStore)), NodesConnected: s.NodesConnected,
-		PillarsAlive: 1, Converged: p.core.Converged(others),
+		RelayedCircuits: p.host.Circuits(), PillarsAlive: 1, Converged: p.core.Converged(others),
 		ClockSkewMS: s.ClockSkew.Milliseconds(), ClockWarning: s.ClockText, Standing: s.Standing,
 		Draining: s.Draining, Full: s.Full, CatchingUp: s.CatchingUp, Diverged: s.Diverged,
 		Home: p.home != nil, Relays: []PillarID{},

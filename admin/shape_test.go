@@ -25,7 +25,7 @@ func TestShapes(t *testing.T) {
 			"nodes_connected relayed_circuits pillars_alive converged clock_skew_ms clock_warning standing draining full catching_up diverged home relays"},
 		{"pillar's log", admin.LogStatus{}, "id seq"},
 		{"pillar entry", admin.PillarEntry{}, "id name home addrs state connected path rtt_ms missing_here missing_there last_seen standing logs_paused"},
-		{"sync", admin.NewSyncStatus(&overlay.SyncStatus{}), "vector settled peers missing wanted backlog backlog_per_s unreachable forks paused"},
+		{"sync", admin.NewSyncStatus(&overlay.SyncStatus{}), "vector settled peers missing wanted backlog backlog_per_s unreachable forks paused paused_by"},
 		{"sync's log", admin.VectorEntry{}, "pillar seq hash"},
 		{"sync's settled", admin.SettledEntry{}, "until count digest"},
 		{"sync's peer", admin.SyncPeer{}, "id vector_behind last_round totals"},

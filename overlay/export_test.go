@@ -9,6 +9,14 @@ import (
 	"github.com/obelisk-network/obelisk/identity"
 )
 
+// Locate is what direct delivery asks.
+func (n *Node) Locate(ctx context.Context, account identity.AccountID) ([]Presence, error) {
+	return n.locate(ctx, account)
+}
+
+// ForgetLocated has the next Locate ask anew.
+func (n *Node) ForgetLocated(account identity.AccountID) { n.locator.forget(account) }
+
 // QuotaTaker charges submissions at a store of limit bytes.
 func QuotaTaker(limit uint64) func(from identity.AccountID, source string, to []identity.AccountID, cost float64, now uint64) bool {
 	var q quotas
@@ -50,7 +58,7 @@ func ScrubNow(ctx context.Context, p *Pillar) error {
 // CheckClock judges the clock, as is done every few seconds.
 func (p *Pillar) CheckClock() { p.checkClock() }
 
-// Locate replaces how the node finds other accounts' devices.
-func Locate(n *Node, find func(context.Context, identity.AccountID) ([]Presence, error)) {
+// FindBy replaces how the node finds other accounts' devices.
+func FindBy(n *Node, find func(context.Context, identity.AccountID) ([]Presence, error)) {
 	n.direct.find = find
 }

@@ -280,6 +280,10 @@ func newMessage(t MessageType) Message {
 		return new(RosterMsg)
 	case TypeBusy:
 		return new(Busy)
+	case TypeLocate:
+		return new(Locate)
+	case TypeLocated:
+		return new(Located)
 	case TypeDeliver:
 		return new(Deliver)
 	case TypeDelivered:

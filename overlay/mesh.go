@@ -30,6 +30,17 @@ type Mesh interface {
 	Summaries() []Summary
 }
 
+// Locator asks the other pillars where an account's devices are. The real one is
+// gossip.Mesh; NoMesh asks nobody. It is safe for concurrent use.
+type Locator interface {
+	// Locate sends q, with a number of its own, to every connected pillar, as far
+	// as each may be asked more at the moment, and does not wait. each is called,
+	// from any goroutine, for every Presence that comes until stop is called; it
+	// must not block. They are for q's asker, and nothing else of them is checked.
+	// A pillar says nothing if no device answers, so there is no end to wait for.
+	Locate(q *Locate, each func(Presence)) (stop func())
+}
+
 // CommitEvent is what became durable in one group commit.
 type CommitEvent struct {
 	Time time.Time
@@ -113,6 +124,9 @@ func (NoMesh) Pillars() []PillarStatus { return nil }
 
 // Summaries implements Mesh.
 func (NoMesh) Summaries() []Summary { return nil }
+
+// Locate implements Locator: nobody else is asked.
+func (NoMesh) Locate(*Locate, func(Presence)) (stop func()) { return func() {} }
 
 // LogRun is a run of a followed log, for Replica.Apply in gossip.
 type LogRun struct {

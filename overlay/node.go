@@ -28,8 +28,9 @@ type NodeConfig struct {
 	Table   Table
 	Links   Links
 	Peers   Peers
-	// Traversal reaches other nodes' devices. Nil: what goes directly goes only
-	// to devices that are connected.
+	// Traversal gets to other nodes' devices. Nil: what goes directly goes only to
+	// devices that are connected; the node neither asks where others are nor says
+	// where it is.
 	Traversal Traversal
 
 	// Network is the pinned network; zero: not pinned yet.
@@ -113,6 +114,8 @@ type Node struct {
 	direct   *nodeDirect
 	metrics  *nodeMetrics
 
+	locator   *nodeLocator
+	presence  *nodePresence
 	converges nodeConvergence
 
 	upkeep  chan struct{} // maintain: look now
@@ -144,6 +147,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n.receipts = newNodeReceipts(n)
 	n.checker = newNodeChecker(n)
 	n.contacts = newNodeContacts(n)
+	n.locator = newNodeLocator(n)
+	n.presence = newNodePresence(n)
 	n.sessions = newNodeSessions(n)
 	for _, load := range []func() error{n.contacts.load, n.self.load, n.dir.load, n.outbox.load, n.inbox.load, n.receipts.load, n.sessions.load} {
 		if err := load(); err != nil {
@@ -284,6 +289,8 @@ func (n *Node) Run(ctx context.Context) error {
 		n.receipts.run,   // receipts to others
 		n.direct.run,     // to and from other devices; owns their streams' goroutines
 		n.checker.run,    // mailbox check, offers
+		n.locator.run,    // where others are
+		n.presence.run,   // where this device is, to those who may know
 		n.maintain,       // keys, own records, what is over
 		n.sessions.watch, // connections
 	} {

@@ -75,7 +75,7 @@ func newNodeDirect(n *Node) *nodeDirect {
 	d := &nodeDirect{n: n, wake: make(chan struct{}, 1), closed: true, stop: make(chan struct{}),
 		accounts: map[identity.AccountID]*directAccount{}, guests: map[peer.ID]*directGuest{}, greeting: map[Stream]struct{}{}, nears: make(chan nearDial, 16),
 		banned: map[peer.ID]time.Time{}, known: map[identity.DeviceID]*directContact{}}
-	d.find = func(context.Context, identity.AccountID) ([]Presence, error) { return nil, ErrUnreachable }
+	d.find = n.locate
 	return d
 }
 

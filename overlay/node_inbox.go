@@ -419,7 +419,7 @@ func (n *Node) deviceOf(rec *Record) identity.DeviceID {
 	if !rec.Certified() {
 		return ""
 	}
-	if known := n.verify().lookup(certificateHash(rec)); known != nil {
+	if known := n.verify().lookup(certificateHash(rec.Author, rec.Signer)); known != nil {
 		return known.cert.Device
 	}
 	return rec.Device()

@@ -538,6 +538,20 @@ func (m *nodeSessions) standbySession() *nodeSession {
 	return m.standby
 }
 
+// reachedAt lists the pillars that others get to this device through, the active
+// one first.
+func (m *nodeSessions) reachedAt() []identity.PillarID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var at []identity.PillarID
+	for _, s := range []*nodeSession{m.active, m.standby} {
+		if s != nil && !s.ended() {
+			at = append(at, s.pillar)
+		}
+	}
+	return at
+}
+
 // clockWrong reports whether the clock is off: by more than 30 s from all
 // pillars there are sessions with, or were the last time there were any.
 func (m *nodeSessions) clockWrong() bool {

@@ -26,6 +26,8 @@ type pillarMetrics struct {
 	repairs     *prometheus.CounterVec // by what was repaired
 	diverged    prometheus.Gauge
 	unanswered  prometheus.Counter
+	questions   *prometheus.CounterVec // Locate, by who asked and what became of it
+	presences   *prometheus.CounterVec // answers to it, by what became of them
 }
 
 func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
@@ -56,6 +58,10 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		repairs: pillarMetric(reg, prometheus.NewCounterVec(counter("scrub_repairs_total",
 			"What the scrub repaired: record (without bytes, removed), box (entry written), orphan (of a record without its entry, stored again), unfiled (entry of no record, removed), hole (of a log), lack, trimmed (log entries), stray (log without state)."), []string{"what"})),
 		unanswered: pillarMetric(reg, prometheus.NewCounter(counter("summary_asks_unanswered_total", "Questions of nodes for summaries that came too fast."))),
+		questions: pillarMetric(reg, prometheus.NewCounterVec(counter("locate_questions_total",
+			"Questions where an account's devices are, by who asked (node, pillar) and whether they were taken."), []string{"from", "result"})),
+		presences: pillarMetric(reg, prometheus.NewCounterVec(counter("locate_answers_total",
+			"Answers of devices: passed on, late (or never asked for), or over what one question gets."), []string{"result"})),
 		diverged: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_pillars_diverged", Help: "Pillars whose summaries are unequal to the others' three times in a row or more."})),
 	}

@@ -28,6 +28,7 @@ type pillarRig struct {
 	store  *watchedStore
 	pillar *overlay.Pillar
 	stop   func()
+	others overlay.Locator // nil: nobody
 }
 
 // watchedStore is a store in memory whose commits can be held up and counted.
@@ -114,6 +115,9 @@ func (rig *pillarRig) start(mesh overlay.Mesh, key *identity.PillarKey, opts ...
 	}
 	p, err := overlay.NewPillar(cfg)
 	rig.pillar = must(t, p, err)
+	if rig.others != nil {
+		p.LocateThrough(rig.others)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	if mesh == nil {

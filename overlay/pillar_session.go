@@ -70,6 +70,8 @@ type pillarSession struct {
 	inFlight   atomic.Int64 // submitted records without an answer
 	waits      sessionWaits // guarded by Pillar.copies.mu
 	watched    map[identity.AccountID]struct{}
+	asks       Tokens // the reader's; of Locate
+	asked      Tokens // of questions passed on to it; guarded by Pillar.mu
 
 	wake  chan struct{} // to the writer: something waits
 	space chan struct{} // to the reader: less than outTarget waits
@@ -167,6 +169,7 @@ func (p *Pillar) leave(s *pillarSession) {
 		}
 		if p.devices[s.cert.Device]--; p.devices[s.cert.Device] == 0 {
 			delete(p.devices, s.cert.Device)
+			delete(p.owners, s.cert.Device)
 		}
 		for a := range s.watched {
 			if delete(p.watching[a], s); len(p.watching[a]) == 0 {
@@ -369,6 +372,10 @@ func (s *pillarSession) handle(m Message) *Error {
 		return s.find(m)
 	case *SummaryMsg:
 		return s.tellSummaries(m)
+	case *Locate:
+		return s.locate(m)
+	case *Located:
+		return s.located(m)
 	default:
 		return Refuse(CodeInvalid, "a message of type %d has no place in a node's session", m.Type())
 	}
