@@ -348,6 +348,7 @@ func (p *directAccount) locate(ctx context.Context, lanes *sync.WaitGroup) (n in
 		dials++
 		work.Go(func() {
 			if err := d.dial(dctx, &at); err != nil {
+				d.n.locator.forget(p.account)
 				d.failed("dial", p.account, err)
 				reached <- ""
 				return
