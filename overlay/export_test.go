@@ -62,3 +62,15 @@ func (p *Pillar) CheckClock() { p.checkClock() }
 func FindBy(n *Node, find func(context.Context, identity.AccountID) ([]Presence, error)) {
 	n.direct.find = find
 }
+
+// DirectQuotaTaker charges an account for what its devices deliver, in byte
+// milliseconds.
+func DirectQuotaTaker() func(a identity.AccountID, cost float64, now uint64) error {
+	var q directQuota
+	return func(a identity.AccountID, cost float64, now uint64) error {
+		if err := q.take(a, cost, now); err != nil {
+			return err
+		}
+		return nil
+	}
+}
