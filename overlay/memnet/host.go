@@ -29,6 +29,7 @@ type Host struct {
 	receivers map[overlay.PacketKind]func(peer.ID, []byte)
 	known     map[peer.ID][]multiaddr.Multiaddr
 	conns     map[peer.ID]*conn
+	old       map[*conn]struct{} // mute ones that a newer one replaced
 
 	packets chan packet
 	work    sync.WaitGroup // handlers and the packet goroutine; added to under net.mu while open
@@ -151,9 +152,13 @@ func (h *Host) dial(ctx context.Context, p peer.ID, a multiaddr.Multiaddr) error
 		net: h.net, a: h, b: target,
 		opened:  time.Now(),
 		done:    make(chan struct{}),
+		left:    make(chan struct{}),
 		streams: make(map[*stream]struct{}),
 	}
 	h.net.conns[pairOf(h.id, p)] = c
+	if old := target.conns[h.id]; old != nil { // mute, and closed by this side
+		target.old[old] = struct{}{}
+	}
 	h.conns[p], target.conns[h.id] = c, c
 	h.known[p] = []multiaddr.Multiaddr{a}
 	if h.addr != nil {
@@ -220,6 +225,9 @@ func (h *Host) Open(ctx context.Context, p peer.ID, proto overlay.Protocol) (ove
 // serve calls fn when the stream's opening has travelled to h.
 func (h *Host) serve(c *conn, s *stream, fn func(overlay.Stream)) {
 	defer h.work.Done()
+	if c.isMuted() {
+		return
+	}
 	if h.net.latency > 0 {
 		t := time.NewTimer(h.net.latency)
 		defer t.Stop()
@@ -249,7 +257,12 @@ func (h *Host) Close(p peer.ID) error {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	if c := h.conns[p]; c != nil {
-		c.dropLocked()
+		c.leaveLocked(h)
+	}
+	for c := range h.old {
+		if c.other(h).id == p {
+			c.leaveLocked(h)
+		}
 	}
 	return nil
 }
@@ -274,11 +287,61 @@ func (h *Host) Kill() {
 	h.closed = true
 	close(h.done)
 	for _, c := range h.conns {
-		c.dropLocked()
+		c.leaveLocked(h)
+	}
+	for c := range h.old {
+		c.leaveLocked(h)
 	}
 	delete(h.net.hosts, h.id)
 	if h.addr != nil {
 		delete(h.net.addrs, string(h.addr.Bytes()))
+	}
+}
+
+// Vanish is Kill without a word to the peers, as when a process on QUIC is
+// killed or a machine loses power: they keep connections that swallow
+// everything.
+func (h *Host) Vanish() {
+	h.net.mu.Lock()
+	for _, c := range h.conns {
+		c.muteLocked()
+	}
+	h.net.mu.Unlock()
+	h.Kill()
+}
+
+// Probe implements overlay.Peers. Like QUIC, it sends again what the packet
+// loss of the network swallowed.
+func (h *Host) Probe(ctx context.Context, p peer.ID) error {
+	n := h.net
+	n.mu.Lock()
+	c := h.conns[p]
+	n.mu.Unlock()
+	if c == nil {
+		return fmt.Errorf("probe %s: %w", p, overlay.ErrUnreachable)
+	}
+	rtt := 2 * n.latency
+	for again := rtt + rtt/2 + 30*time.Millisecond; ; again *= 2 {
+		n.mu.Lock()
+		lost := c.isMuted() || n.loss > 0 && (n.rng.Float64() < n.loss || n.rng.Float64() < n.loss)
+		n.mu.Unlock()
+		wait := rtt
+		if lost {
+			wait = again
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return fmt.Errorf("probe %s: %w", p, ctx.Err())
+		case <-c.left:
+			t.Stop()
+			return fmt.Errorf("probe %s: %w", p, overlay.ErrUnreachable)
+		}
+		if !lost && !c.isMuted() {
+			return nil
+		}
 	}
 }
 
