@@ -65,7 +65,7 @@ const (
 	TypeRoster     MessageType = 54
 	TypeBusy       MessageType = 55
 	// TypeLocate and TypeLocated, between node and pillar and between pillars;
-	// TypeNudge from a pillar to a node that has it as its standby.
+	// TypeNudge between a node and the pillar that it has as its standby.
 	TypeLocate  MessageType = 56
 	TypeLocated MessageType = 57
 	TypeNudge   MessageType = 58
@@ -265,6 +265,8 @@ func newMessage(t MessageType) Message {
 		return new(RosterMsg)
 	case TypeBusy:
 		return new(Busy)
+	case TypeNudge:
+		return new(Nudge)
 	default:
 		return nil
 	}

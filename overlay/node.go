@@ -99,6 +99,7 @@ type Node struct {
 
 	self     *nodeSelf
 	sessions *nodeSessions
+	guard    *nodeGuard
 	outbox   *nodeOutbox
 	epochs   *nodeEpochs
 	inbox    *nodeInbox
@@ -140,6 +141,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n.checker = newNodeChecker(n)
 	n.contacts = newNodeContacts(n)
 	n.sessions = newNodeSessions(n)
+	n.guard = newNodeGuard(n)
 	for _, load := range []func() error{n.contacts.load, n.self.load, n.dir.load, n.outbox.load, n.inbox.load, n.receipts.load, n.sessions.load} {
 		if err := load(); err != nil {
 			return nil, fmt.Errorf("node: read its state: %w", err)
@@ -279,6 +281,7 @@ func (n *Node) Run(ctx context.Context) error {
 		n.checker.run,    // mailbox check, offers
 		n.maintain,       // keys, own records, what is over
 		n.sessions.watch, // connections
+		n.guard.run,      // whether pillars live
 	} {
 		work.Go(func() { run(ctx) })
 	}

@@ -49,22 +49,6 @@ type nodeSessions struct {
 	clockOff   bool                             // guarded by mu; the last verdict of pillars
 }
 
-// candidate is a pillar the node knows an address of, or hopes to.
-type candidate struct {
-	id       identity.PillarID
-	addrs    []multiaddr.Multiaddr // given by hand or remembered
-	hand     bool                  // given by hand: private addresses may be dialled
-	fails    int
-	nextTry  time.Time
-	dialing  bool
-	lastFail time.Time
-	lastSeen time.Time
-	refusal  error // why it was not used the last time
-	rtt      time.Duration
-	waiters  []chan error // AddPillar: for the next attempt
-	served   []chan error // and for the one under way
-}
-
 type dialResult struct {
 	pillar  identity.PillarID
 	session *nodeSession
@@ -246,7 +230,7 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 	wait := backoffMax
 	due := m.due(now, room == 0)
 	for _, c := range m.candidates {
-		if c.dialing {
+		if c.dialing && !c.renewing {
 			room--
 		}
 	}
@@ -255,14 +239,21 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 			wait = min(wait, d)
 			continue
 		}
-		if room <= 0 && len(c.waiters) == 0 {
+		if room <= 0 && len(c.waiters) == 0 && !c.stale {
 			continue
 		}
-		room--
-		c.dialing = true
+		if c.dialing, c.renewing = true, c.stale; !c.stale {
+			room--
+		}
 		c.served, c.waiters = c.waiters, nil
-		addrs := m.addrsOf(c)
-		dials.Go(func() { m.dial(ctx, c.id, addrs, dials) })
+		addrs, stale := m.addrsOf(c), c.stale
+		c.stale = false
+		dials.Go(func() {
+			if stale {
+				_ = m.n.cfg.Links.Close(peerOf(c.id))
+			}
+			m.dial(ctx, c.id, addrs, dials)
+		})
 	}
 	return max(wait, 10*time.Millisecond)
 }
@@ -406,6 +397,7 @@ func (m *nodeSessions) dialled(r dialResult) {
 	}
 	m.n.metrics.dials.WithLabelValues("ok").Inc()
 	s := r.session
+	s.haste = c.patience(s)
 	c.fails, c.lastFail, c.rtt, c.lastSeen = 0, time.Time{}, s.rtt, m.n.cfg.Now()
 	for _, o := range m.candidates { // something works again: the others may, too
 		if o.fails > 1 {
@@ -420,32 +412,16 @@ func (m *nodeSessions) dialled(r dialResult) {
 		return
 	case m.standby == nil && m.active.pillar != s.pillar:
 		m.standby = s
+		select { // a new session: nothing else waits
+		case s.out <- &Nudge{}:
+		default:
+		}
 		m.n.log.Info("standby pillar", "pillar", s.pillar)
 	default:
 		s.end(errors.New("not needed"))
 	}
 	m.mu.Unlock()
 }
-
-// failed plans c's next attempt. m.mu is held.
-func (m *nodeSessions) failed(c *candidate, err error) {
-	level := m.n.log.Debug
-	switch CodeOf(err) {
-	case CodeWrongNetwork, CodeNotAdmitted, CodeRegistrationClosed, CodeRemovedDevice:
-		level = m.n.log.Warn
-		c.fails = max(c.fails, 5)
-	}
-	if errors.Is(err, ErrCloned) {
-		level = m.n.log.Error
-	}
-	level("pillar not used", "pillar", c.id, "err", err)
-	c.fails++
-	c.lastFail = time.Now()
-	c.nextTry = c.lastFail.Add(jitter(min(backoffMax, backoffMin<<min(c.fails-1, 6))))
-}
-
-// jitter returns between three quarters of d and d.
-func jitter(d time.Duration) time.Duration { return d - time.Duration(rand.Int64N(int64(d/4)+1)) }
 
 // activate makes s the active session and unlocks m.mu, which is held.
 func (m *nodeSessions) activate(s *nodeSession) {
@@ -472,6 +448,7 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	m.n.dir.connected(s)
 	m.n.checker.failedOver()
 	wakeUp(m.n.upkeep)
+	wakeUp(m.n.guard.wake)
 	m.n.outbox.retrySealing()
 }
 
@@ -483,11 +460,14 @@ func (m *nodeSessions) lost(s *nodeSession) {
 	switch s {
 	case m.standby:
 		m.standby = nil
-		m.failed(c, s.err)
+		m.failedSession(c, s)
 	case m.active:
 		m.active = nil
 		m.lostFrom, m.lostAt = s.pillar, time.Now()
-		m.failed(c, s.err)
+		if !s.missed.IsZero() {
+			m.lostAt = s.missed
+		}
+		m.failedSession(c, s)
 		m.n.log.Info("active pillar lost", "pillar", s.pillar, "err", s.err)
 		if next := m.standby; next != nil && !next.ended() {
 			m.n.outbox.setActive(nil)
@@ -520,6 +500,13 @@ func (m *nodeSessions) activeSession() *nodeSession {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.active
+}
+
+// pair returns the active and the standby session, nil what there is none of.
+func (m *nodeSessions) pair() (active, standby *nodeSession) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.active, m.standby
 }
 
 // standbySession is the warm one, nil while there is none.

@@ -190,6 +190,7 @@ type Pillar struct {
 	live     map[identity.AccountID][]*pillarSession // registered sessions
 	devices  map[identity.DeviceID]int               // how many of them a device has
 	watching map[identity.AccountID]map[*pillarSession]struct{}
+	nudges   map[*pillarSession]struct{}     // standby sessions whose node is to be nudged again
 	lastSeen map[identity.DeviceID]time.Time // devices that were here in this run, bounded
 	dropped  Day                             // records of earlier days are gone
 	// strayLacks are lacks that were found of no entry; the first scrub's.
@@ -227,6 +228,7 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		live:       map[identity.AccountID][]*pillarSession{},
 		devices:    map[identity.DeviceID]int{},
 		watching:   map[identity.AccountID]map[*pillarSession]struct{}{},
+		nudges:     map[*pillarSession]struct{}{},
 		lastSeen:   map[identity.DeviceID]time.Time{},
 		rosterWake: make(chan struct{}, 1),
 	}
@@ -336,6 +338,7 @@ func (p *Pillar) tickLoop(ctx context.Context) {
 		}
 		p.checkDisk()
 		p.checkStanding()
+		p.nudgeLate()
 		if n%compareSeconds == 0 {
 			p.compare()
 		}

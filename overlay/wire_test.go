@@ -98,6 +98,7 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"found":                         &overlay.Found{N: 4, More: true, Err: refusal, Records: [][]byte{raw}, Held: []byte{0x40}},
 		"roster":                        &overlay.RosterMsg{Records: [][]byte{raw}},
 		"busy":                          &overlay.Busy{Err: refusal},
+		"nudge":                         &overlay.Nudge{},
 	}
 }
 

@@ -1,0 +1,90 @@
+package overlay
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/obelisk-network/obelisk/identity"
+)
+
+// candidate is a pillar the node knows an address of, or hopes to.
+type candidate struct {
+	id       identity.PillarID
+	addrs    []multiaddr.Multiaddr // given by hand or remembered
+	hand     bool                  // given by hand: private addresses may be dialled
+	fails    int
+	nextTry  time.Time
+	dialing  bool
+	lastFail time.Time
+	lastSeen time.Time
+	refusal  error // why it was not used the last time
+	// stale: its connection is dead, and has to be closed, or Connect would be
+	// content with it. renewing: the attempt under way does that; it keeps no
+	// other from being made.
+	stale    bool
+	renewing bool
+	silent   bool      // it was given up for dead
+	run      uint64    // and which run that was
+	haste    int       // how often it lived all the same
+	hasteAt  time.Time // the last time
+	rtt      time.Duration
+	waiters  []chan error // AddPillar: for the next attempt
+	served   []chan error // and for the one under way
+}
+
+// failed plans c's next attempt. m.mu is held.
+func (m *nodeSessions) failed(c *candidate, err error) {
+	level := m.n.log.Debug
+	switch CodeOf(err) {
+	case CodeWrongNetwork, CodeNotAdmitted, CodeRegistrationClosed, CodeRemovedDevice:
+		level = m.n.log.Warn
+		c.fails = max(c.fails, 5)
+	}
+	if errors.Is(err, ErrCloned) {
+		level = m.n.log.Error
+	}
+	level("pillar not used", "pillar", c.id, "err", err)
+	c.fails++
+	c.lastFail = time.Now()
+	c.nextTry = c.lastFail.Add(spread(min(backoffMax, backoffMin<<min(c.fails-1, 6))))
+}
+
+// failedSession is failed for a session that was open. If it fell silent, the
+// path died as likely as the pillar: a new connection may work at once. m.mu is
+// held.
+func (m *nodeSessions) failedSession(c *candidate, s *nodeSession) {
+	fails := c.fails
+	m.failed(c, s.err)
+	if silent := errors.Is(s.err, errSilent); silent || errors.Is(s.err, errNoAnswer) {
+		c.stale = true
+		if silent {
+			c.fails, c.nextTry = fails, time.Time{}
+			c.silent, c.run = true, s.run
+		}
+	}
+}
+
+// patience returns how often the pillar of a new session was given up for dead
+// and then was not: the same run of it answers. Or the path was another then,
+// which does not happen every minute. nodeSessions.mu is held.
+func (c *candidate) patience(s *nodeSession) int {
+	now := time.Now()
+	if now.Sub(c.hasteAt) > hasteLife {
+		c.haste = 0
+	}
+	if c.silent && c.run == s.run {
+		c.haste, c.hasteAt = min(c.haste+1, hasteMost), now
+	}
+	c.silent = false
+	return c.haste
+}
+
+// jitter returns between three quarters of d and d.
+func jitter(d time.Duration) time.Duration { return d - time.Duration(rand.Int64N(int64(d/4)+1)) }
+
+// spread returns between half of d and one and a half: thousands of nodes that
+// lost one pillar must not come back to it at once.
+func spread(d time.Duration) time.Duration { return d/2 + time.Duration(rand.Int64N(int64(d)+1)) }
