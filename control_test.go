@@ -176,11 +176,11 @@ func TestAuditRounds(t *testing.T) {
 		return err == nil && r.Result == overlay.RoundEqual
 	})
 	s := one.Sync()
-	if !s.Paused || len(s.Peers) != 1 || s.Peers[0].Pillar != two.ID() || s.Peers[0].Last == nil || s.Peers[0].Totals.Equal == 0 {
+	if s.Paused != overlay.PausedByOperator || len(s.Peers) != 1 || s.Peers[0].Pillar != two.ID() || s.Peers[0].Last == nil || s.Peers[0].Totals.Equal == 0 {
 		t.Errorf("%+v", s)
 	}
 	one.PauseRounds(false)
-	if one.Sync().Paused {
+	if one.Sync().Paused != "" {
 		t.Error("still paused")
 	}
 	if err := two.Close(); err != nil {

@@ -264,7 +264,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.mesh, err = gossip.New(gossip.Config{
 		Network: p.network, Key: key, Links: p.host, Packets: p.host, Peers: p.host,
 		Roster: p.core.Roster(), Replica: p.core, Records: p.core, Notes: p.core, Own: p.core.Record,
-		Full: p.core.Full, Bootstrap: bootstrap, Logger: p.log, Registerer: p.cfg.Registry,
+		Full: p.core.Full, Confirmed: p.core.ClockConfirmed, Bootstrap: bootstrap, Logger: p.log, Registerer: p.cfg.Registry,
 	})
 	if err != nil {
 		return err
@@ -313,6 +313,11 @@ func (p *Pillar) startAdmin() error {
 	if err != nil {
 		return err
 	}
+	actions, err := admin.OpenActionLog(p.dir.file(fileActions))
+	if err != nil {
+		return err
+	}
+	p.life.onStop("audit log", actions.Close)
 	ln, err := admin.Listen(p.cfg.Admin)
 	if err != nil {
 		return err
@@ -328,7 +333,8 @@ func (p *Pillar) startAdmin() error {
 		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 		p.admin = "https://" + p.admin
 	}
-	h := admin.NewPillarHandler(p, p.cfg.Registry, admin.Config{Token: token, Hosts: []string{host}, Logger: p.log.With("component", "admin")})
+	h := admin.NewPillarHandler(p, p.cfg.Registry, admin.Config{Token: token, Hosts: []string{host}, Actions: actions,
+		Logger: p.log.With("component", "admin")})
 	p.life.run("admin port", func(ctx context.Context) error { return admin.Serve(ctx, ln, h, p.log) })
 	return nil
 }

@@ -33,6 +33,7 @@ type SyncStatus struct {
 	Unreachable []UnreachableEntry     `json:"unreachable"`
 	Forks       []ForkEntry            `json:"forks"`
 	Paused      bool                   `json:"paused"`
+	PausedBy    overlay.Pause          `json:"paused_by"` // operator, or clock: while it is in doubt no round is answered either; "" if not paused
 }
 
 // VectorEntry is how far a log is held.
@@ -106,7 +107,7 @@ func NewSyncStatus(s *overlay.SyncStatus) SyncStatus {
 	out := SyncStatus{
 		Vector: map[string]VectorEntry{}, Peers: []SyncPeer{}, Unreachable: []UnreachableEntry{}, Forks: []ForkEntry{},
 		Settled: SettledEntry{Count: s.Settled.Count, Digest: digestText(s.Settled.Digest)},
-		Missing: s.Missing, Wanted: s.Wanted, Backlog: s.Backlog, BacklogRate: s.BacklogRate, Paused: s.Paused,
+		Missing: s.Missing, Wanted: s.Wanted, Backlog: s.Backlog, BacklogRate: s.BacklogRate, Paused: s.Paused != "", PausedBy: s.Paused,
 	}
 	for i := range s.Logs {
 		l := &s.Logs[i]

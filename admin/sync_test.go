@@ -35,7 +35,7 @@ func TestSyncStatus(t *testing.T) {
 		Peers: []overlay.PeerSync{{Pillar: two, Behind: 3, Totals: overlay.RoundTotals{Rounds: 2, Equal: 1, Differences: 4},
 			Last: &overlay.Round{At: at, Result: overlay.RoundRepaired, Differences: 4, Fetched: 3, Sent: 1,
 				BytesSent: 48, BytesReceived: 600, RoundTrips: 2, Took: 1500 * time.Microsecond}}, {Pillar: one}},
-		Missing: 3, Wanted: 1, Backlog: 2, BacklogRate: 1.5, Paused: true,
+		Missing: 3, Wanted: 1, Backlog: 2, BacklogRate: 1.5, Paused: overlay.PausedByClock,
 		Unreachable: []overlay.Unreachable{{Pillar: one, Log: overlay.LogID{3}, From: 4, To: 6}},
 		Forks:       []overlay.ForkStatus{{Pillar: two, Log: overlay.LogID{5}, Since: at}},
 	}}
@@ -52,7 +52,7 @@ func TestSyncStatus(t *testing.T) {
 		Peers: []admin.SyncPeer{{ID: two, VectorBehind: 3, Totals: admin.RoundTotals{Rounds: 2, Equal: 1, Differences: 4},
 			LastRound: &admin.RoundEntry{At: at.UTC(), Result: overlay.RoundRepaired, Differences: 4, Fetched: 3, Sent: 1,
 				BytesSent: 48, BytesReceived: 600, RoundTrips: 2, TookMS: 1.5}}, {ID: one}},
-		Missing: 3, Wanted: 1, Backlog: 2, BacklogRate: 1.5, Paused: true,
+		Missing: 3, Wanted: 1, Backlog: 2, BacklogRate: 1.5, Paused: true, PausedBy: overlay.PausedByClock,
 		Unreachable: []admin.UnreachableEntry{{Pillar: one, Log: overlay.LogID{3}, From: 4, To: 6, Records: 3}},
 		Forks:       []admin.ForkEntry{{Pillar: two, Log: overlay.LogID{5}, Since: at.UTC()}},
 	}

@@ -35,8 +35,12 @@ const (
 	faultDeep        = "deep"        // deep rounds too often
 )
 
-// errUnsaid: an answer that is not one to the question.
-var errUnsaid = errors.New("the answer does not belong to the question")
+var (
+	// errUnsaid: an answer that is not one to the question.
+	errUnsaid = errors.New("the answer does not belong to the question")
+	// errNoRounds: the other side does no rounds now.
+	errNoRounds = errors.New("the other side does no rounds now")
+)
 
 // audit compares what is held with the other pillars, one after the other, and
 // repairs what differs: the net beneath the logs.
@@ -95,7 +99,7 @@ func (a *audit) run(ctx context.Context) {
 			return
 		}
 		all := a.m.sessions.all()
-		if len(all) == 0 || a.isPaused() {
+		if len(all) == 0 || a.isPaused() || !a.m.confirmed() {
 			continue
 		}
 		r, err := a.round(ctx, all[rand.IntN(len(all))])
@@ -120,7 +124,8 @@ func (m *Mesh) PauseRounds(on bool) {
 }
 
 // Round does an audit round with a connected pillar now, also while rounds are
-// paused. The error says why there was none, or why it failed.
+// paused, though not while the clock is in doubt. The error says why there was
+// none, or why it failed.
 func (m *Mesh) Round(ctx context.Context, with identity.PillarID) (overlay.Round, error) {
 	s := m.sessions.get(peer.ID(with))
 	if s == nil {
@@ -134,7 +139,12 @@ func (m *Mesh) auditStatus(st *overlay.SyncStatus) {
 	st.Wanted = m.wants.count()
 	m.audit.mu.Lock()
 	defer m.audit.mu.Unlock()
-	st.Paused = m.audit.paused
+	switch {
+	case m.audit.paused:
+		st.Paused = overlay.PausedByOperator
+	case !m.confirmed():
+		st.Paused = overlay.PausedByClock
+	}
 	for i := range st.Peers {
 		if t := m.audit.peers[peer.ID(st.Peers[i].Pillar)]; t != nil {
 			st.Peers[i].Totals = t.totals
@@ -186,27 +196,45 @@ func (a *audit) note(p peer.ID, r, before *overlay.Round) {
 
 // round does a round with s.
 func (a *audit) round(ctx context.Context, s *session) (overlay.Round, error) {
-	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
-	defer cancel()
-	select {
-	case s.audit.turn <- struct{}{}:
-		defer func() { <-s.audit.turn }()
-	case <-s.done:
-		return overlay.Round{Pillar: s.id}, errSessionLost
-	case <-ctx.Done():
-		return overlay.Round{Pillar: s.id}, ctx.Err()
+	r := &round{m: a.m, s: s}
+	if err := r.do(ctx); r.n == 0 {
+		return r.Round, err // it was not begun
 	}
-	r := &round{m: a.m, s: s, n: s.nextNumber(), begun: time.Now()}
-	r.Pillar, r.At = s.id, a.m.cfg.Now()
-	err := r.run(ctx)
-	r.Took = time.Since(r.begun)
-	if err != nil {
-		r.Result, r.Err = overlay.RoundFailed, err.Error()
-	}
+	err := r.failed
 	a.note(s.peer, &r.Round, nil)
 	a.m.met.rounds.WithLabelValues(string(r.Result)).Inc()
 	a.settle(s.peer, r)
 	return r.Round, err
+}
+
+// do waits for the turn and does the round. n is 0 if it was not begun.
+func (r *round) do(ctx context.Context) error {
+	if !r.m.confirmed() {
+		r.Pillar = r.s.id
+		return overlay.Refuse(overlay.CodeClockWrong, "no audit while the clock is in doubt")
+	}
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	r.Pillar, r.At = r.s.id, r.m.cfg.Now()
+	select {
+	case r.s.audit.turn <- struct{}{}:
+		defer func() { <-r.s.audit.turn }()
+	case <-r.s.done:
+		return errSessionLost
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	r.n, r.begun = r.s.nextNumber(), time.Now()
+	err := r.run(ctx)
+	r.Took = time.Since(r.begun)
+	switch {
+	case errors.Is(err, errNoRounds):
+		r.Result, err = overlay.RoundNotNow, nil
+	case err != nil:
+		r.Result, r.Err = overlay.RoundFailed, err.Error()
+	}
+	r.failed = err
+	return err
 }
 
 // settle judges whether the pillar gives what it claims to have.
@@ -236,6 +264,8 @@ type round struct {
 	s *session
 	n uint64
 
+	dry            *dryRound // nothing is moved, what differs is listed; nil for a round that repairs
+	failed         error
 	begun          time.Time
 	key            overlay.ShortKey
 	settled, front uint64
@@ -259,6 +289,9 @@ func (r *round) ask(ctx context.Context, msg overlay.Message) (overlay.Message, 
 		return nil, err
 	}
 	r.BytesReceived += uint64(a.size)
+	if root, ok := a.msg.(*overlay.Root); ok && root.NoRounds() {
+		return nil, errNoRounds
+	}
 	return a.msg, nil
 }
 

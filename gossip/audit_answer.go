@@ -57,6 +57,8 @@ func (h *host) answer(ctx context.Context, q heard) overlay.Message {
 			h.m.scores.offend(h.s.peer, faultRound)
 		}
 		return nil
+	} else if !h.m.confirmed() {
+		reply = h.notNow(n)
 	} else {
 		switch msg := q.msg.(type) {
 		case *overlay.Cells:
@@ -65,6 +67,8 @@ func (h *host) answer(ctx context.Context, q heard) overlay.Message {
 			reply = h.answerBuckets(msg)
 		case *overlay.IDs:
 			reply = h.answerIDs(ctx, msg)
+		case *overlay.Stubs:
+			reply = h.answerStubs(msg)
 		}
 	}
 	if reply == nil {
@@ -114,9 +118,13 @@ func (h *host) answerRoot(msg *overlay.Root) overlay.Message {
 		h.m.scores.offend(h.s.peer, faultRounds)
 		return nil
 	}
-	st := h.m.holdings.state()
-	h.hosted = hosted{n: msg.N, key: st.key, settled: min(st.settled, msg.Settled), front: max(st.front, msg.Front)}
 	h.round = overlay.Round{Pillar: h.s.id, At: h.m.cfg.Now(), Result: overlay.RoundUnsettled}
+	if !h.m.confirmed() {
+		h.n = msg.N
+		return h.notNow(msg.N)
+	}
+	st := h.m.holdings.state()
+	h.hosted = hosted{round: h.round, n: msg.N, key: st.key, settled: min(st.settled, msg.Settled), front: max(st.front, msg.Front)}
 	reply := &overlay.Root{N: msg.N, Answer: true, Settled: h.settled, Front: h.front, Key: keyName(st.key)}
 	if msg.Key != reply.Key {
 		h.round.Result = overlay.RoundOtherKey
@@ -141,6 +149,13 @@ func (h *host) answerRoot(msg *overlay.Root) overlay.Message {
 	}
 	h.answerSpot(msg.Spot, reply, same)
 	return reply
+}
+
+// notNow ends a round because this side's clock is in doubt: what it takes for
+// settled or expired may not be.
+func (h *host) notNow(n uint64) overlay.Message {
+	h.round.Result = overlay.RoundNotNow
+	return &overlay.Root{N: n, Answer: true}
 }
 
 // answerSpot reads the sample of a Root and, if it was taken of the same set,

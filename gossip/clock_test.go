@@ -4,6 +4,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/obelisk-network/obelisk/gossip"
+	"github.com/obelisk-network/obelisk/overlay"
 )
 
 // skew moves a pillar's clock from now on.
@@ -83,5 +86,62 @@ func TestClockThatIsSetRight(t *testing.T) {
 		}
 		ahead.Store(0)
 		until(t, 10*time.Second, "the log", func() bool { return b.held(end.Log).Position == end })
+	})
+}
+
+// A pillar whose clock is in doubt begins no rounds and answers none, which it
+// says and which costs nobody anything; once it is right, rounds go on.
+func TestClockInDoubt(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a, b := w.pillar(), w.pillar()
+		a.every, b.every = 5*time.Second, 5*time.Second
+		var sure atomic.Bool
+		b.config = func(c *gossip.Config) { c.Confirmed = sure.Load }
+		only := w.old(20)
+		w.pair(a.keep(only[:10]), b.keep(only[10:]))
+		time.Sleep(10 * time.Minute)
+		if r, err := b.mesh.Round(w.t.Context(), a.key.ID()); overlay.CodeOf(err) != overlay.CodeClockWrong {
+			t.Errorf("a round while the clock is in doubt: %v, %v", r.Result, err)
+		}
+		if r := w.round(a, b, overlay.RoundNotNow); r.RoundTrips != 1 {
+			t.Errorf("%+v", r)
+		}
+		if got := b.mesh.SyncStatus().Paused; got != overlay.PausedByClock {
+			t.Errorf("paused by %q", got)
+		}
+		if n := a.count("offences_total") + b.count("offences_total"); n != 0 {
+			t.Errorf("%v offences", n)
+		}
+		if n := a.count("round_records_total") + b.count("round_records_total"); n != 0 {
+			t.Errorf("%v records exchanged under a clock in doubt", n)
+		}
+		sure.Store(true)
+		until(t, time.Minute, "all records on both", func() bool {
+			one, _ := a.mesh.Tally()
+			other, _ := b.mesh.Tally()
+			return one == other && one.Count >= 20
+		})
+		if got := b.mesh.SyncStatus().Paused; got != "" {
+			t.Errorf("still paused by %q", got)
+		}
+	})
+}
+
+// A round that is under way when the clock comes into doubt ends there.
+func TestClockInDoubtWithinRound(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a, b := w.quiet().keep(w.old(100)), w.quiet()
+		var left atomic.Int64
+		left.Store(1 << 40)
+		b.config = func(c *gossip.Config) { c.Confirmed = func() bool { return left.Add(-1) >= 0 } }
+		w.pair(a, b)
+		left.Store(1) // for the Root
+		r, err := a.mesh.Round(w.t.Context(), b.key.ID())
+		if err != nil || r.Result != overlay.RoundNotNow || r.RoundTrips < 2 || r.Sent != 0 {
+			t.Errorf("%v: %+v", err, r)
+		}
+		if n := a.count("offences_total") + b.count("offences_total"); n != 0 {
+			t.Errorf("%v offences", n)
+		}
 	})
 }

@@ -38,6 +38,11 @@ type Config struct {
 	// followed meanwhile. It must not block.
 	Full func() bool
 
+	// Confirmed, if set, says whether the pillar's clock is right enough to say
+	// what is settled and what has expired: audits stop meanwhile, those that
+	// others begin too. It must not block.
+	Confirmed func() bool
+
 	// MaxFollowers is how many live followers of one log are served; who comes
 	// beyond is sent to one of them. Default 64.
 	MaxFollowers int

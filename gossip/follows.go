@@ -504,3 +504,5 @@ func (m *Mesh) knows(p identity.PillarID) bool {
 
 // full reports whether the pillar takes nothing for want of disk.
 func (m *Mesh) full() bool { return m.cfg.Full != nil && m.cfg.Full() }
+
+func (m *Mesh) confirmed() bool { return m.cfg.Confirmed == nil || m.cfg.Confirmed() }

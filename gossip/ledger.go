@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"github.com/obelisk-network/obelisk/gossip/sketch"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -12,9 +13,9 @@ import (
 const (
 	stepMillis  = overlay.AuditGrid
 	recentSteps = 12 // how many steps a creation counts as recent
-	bucketSteps = 8  // steps of expiry that are kept together; days are whole buckets
 	daySteps    = overlay.DayMillis / stepMillis
 	sketchCells = overlay.MaxAuditCells
+	addTogether = 64
 )
 
 // ledger is every record held, 16 bytes each, and what the audit and summaries
@@ -26,28 +27,23 @@ const (
 // Nothing here reads a clock or a disk. Not safe for concurrent use.
 type ledger struct {
 	key     overlay.ShortKey
-	settled uint64                   // a step: S holds what was created before
-	front   uint64                   // a step: and expires in it or later
-	buckets map[uint64]*ledgerBucket // by step of expiry / bucketSteps; nothing before front
-	days    map[overlay.Day]int      // records of each expiry day
-	recent  map[uint64][]recentItem  // by step of creation, none before settled-recentSteps
+	settled uint64                  // a step: S holds what was created before
+	front   uint64                  // a step: and expires in it or later
+	buckets ledgerBuckets           // nothing before front
+	days    map[overlay.Day]int     // records of each expiry day
+	recent  map[uint64][]recentItem // by step of creation, none before settled-recentSteps
+	spare   []recentItem            // the memory of a list that is recent no more
 	total   int
 	tally   overlay.Tally  // of S
 	sketch  *sketch.Sketch // of the short IDs of S
 	scratch []uint64
+	touched uint64 // nothing; see place
 }
 
 // ledgerItem is a record: its short ID under the key, and the beginning of its
 // ID, by which the disk finds it.
 type ledgerItem struct {
 	short, prefix uint64
-}
-
-// ledgerBucket is the records that expire in bucketSteps steps.
-type ledgerBucket struct {
-	tallies [bucketSteps]overlay.Tally
-	items   []ledgerItem
-	steps   []uint8 // in which of its steps each of items expires
 }
 
 // recentItem is a record that was created lately.
@@ -75,7 +71,7 @@ func stepDay(step uint64) overlay.Day { return overlay.Day(step / daySteps) }
 
 // newLedger returns an empty ledger as of now.
 func newLedger(key overlay.ShortKey, now uint64) *ledger {
-	l := &ledger{key: key, buckets: map[uint64]*ledgerBucket{}, days: map[overlay.Day]int{}, recent: map[uint64][]recentItem{},
+	l := &ledger{key: key, buckets: ledgerBuckets{map[uint64]*bucketGroup{}}, days: map[overlay.Day]int{}, recent: map[uint64][]recentItem{},
 		sketch: sketch.New(sketch.Key(key.CellKey()), sketchCells)}
 	l.settled, l.front = instantsOf(now)
 	return l
@@ -111,37 +107,58 @@ func (h hashing) entry(r *overlay.RecordStub) entry {
 // add counts records that were not counted before.
 func (l *ledger) add(entries []entry) {
 	added := l.scratch[:0]
-	for i := range entries {
-		e := &entries[i]
-		if e.expires < l.front {
-			continue
-		}
-		b := l.buckets[e.expires/bucketSteps]
-		if b == nil {
-			b = new(ledgerBucket)
-			l.buckets[e.expires/bucketSteps] = b
-		}
-		i := e.expires % bucketSteps
-		b.items, b.steps = append(b.items, e.ledgerItem), append(b.steps, uint8(i))
-		b.tallies[i] = b.tallies[i].Add(overlay.Tally{Count: 1, Sum: e.term})
-		l.days[stepDay(e.expires)]++
-		l.total++
-		if e.created+recentSteps >= l.settled {
-			l.recent[e.created] = append(l.recent[e.created], recentItem{e.ledgerItem, e.term, e.expires})
-		}
-		if e.created < l.settled {
-			l.tally = l.tally.Add(overlay.Tally{Count: 1, Sum: e.term})
-			added = append(added, e.short)
+	for part := range slices.Chunk(entries, addTogether) {
+		l.place(part)
+		for i := range part {
+			e := &part[i]
+			if e.expires < l.front {
+				continue
+			}
+			l.days[stepDay(e.expires)]++
+			l.total++
+			if e.created+recentSteps >= l.settled {
+				list := l.recent[e.created]
+				if list == nil {
+					list, l.spare = l.spare, nil
+				}
+				l.recent[e.created] = append(list, recentItem{e.ledgerItem, e.term, e.expires})
+			}
+			if e.created < l.settled {
+				l.tally = l.tally.Add(overlay.Tally{Count: 1, Sum: e.term})
+				added = append(added, e.short)
+			}
 		}
 	}
 	l.sketch.Add(added...)
 	l.scratch = added
 }
 
+// place puts at most addTogether entries into their buckets. Where each goes is
+// in no cache, so all places are read once before any is written: those reads do
+// not wait for each other.
+func (l *ledger) place(entries []entry) {
+	var buckets [addTogether]*ledgerBucket
+	for i := range entries {
+		if e := &entries[i]; e.expires >= l.front {
+			b := l.buckets.make(e.expires / bucketSteps)
+			buckets[i] = b
+			if b.newest == nil {
+				b.newest = new(itemBlock)
+			}
+			l.touched += uint64(b.newest.n) + b.tallies[e.expires%bucketSteps].Count
+		}
+	}
+	for i := range entries {
+		if e := &entries[i]; buckets[i] != nil {
+			buckets[i].push(e.ledgerItem, uint8(e.expires%bucketSteps), e.term)
+		}
+	}
+}
+
 // remove uncounts a record and reports whether it was counted.
 func (l *ledger) remove(e *entry) bool {
-	b := l.buckets[e.expires/bucketSteps]
-	if b == nil || !b.drop(e) {
+	b := l.buckets.get(e.expires / bucketSteps)
+	if b == nil || !b.drop(e.ledgerItem, uint8(e.expires%bucketSteps), e.term) {
 		return false
 	}
 	l.shrink(e.expires/bucketSteps, b, 1)
@@ -160,20 +177,6 @@ func (l *ledger) remove(e *entry) bool {
 	return true
 }
 
-func (b *ledgerBucket) drop(e *entry) bool {
-	for i := range b.items {
-		if b.items[i] == e.ledgerItem && uint64(b.steps[i]) == e.expires%bucketSteps {
-			last := len(b.items) - 1
-			b.items[i], b.steps[i] = b.items[last], b.steps[last]
-			b.items, b.steps = b.items[:last], b.steps[:last]
-			t := &b.tallies[e.expires%bucketSteps]
-			*t = t.Sub(overlay.Tally{Count: 1, Sum: e.term})
-			return true
-		}
-	}
-	return false
-}
-
 // shrink counts n records less in a bucket.
 func (l *ledger) shrink(key uint64, b *ledgerBucket, n int) {
 	l.total -= n
@@ -181,8 +184,8 @@ func (l *ledger) shrink(key uint64, b *ledgerBucket, n int) {
 	if l.days[day] -= n; l.days[day] == 0 {
 		delete(l.days, day)
 	}
-	if len(b.items) == 0 {
-		delete(l.buckets, key)
+	if b.newest == nil {
+		l.buckets.remove(key)
 	}
 }
 
@@ -214,13 +217,12 @@ func (l *ledger) advance(now uint64) bool {
 	changed = l.eachRecent(settled, l.front, front, changed[:0], func(r *recentItem) { t = t.Add(overlay.Tally{Count: 1, Sum: r.term}) })
 	l.sketch.Add(changed...)
 	l.tally, l.scratch = t, changed
-	for key, b := range l.buckets {
-		if key*bucketSteps < front {
-			l.shrink(key, b, b.cut(key, front))
-		}
+	for key, b := range l.buckets.within(l.front/bucketSteps, (front+bucketSteps-1)/bucketSteps) {
+		l.shrink(key, b, b.cut(front-key*bucketSteps))
 	}
-	for step := range l.recent {
+	for step, list := range l.recent {
 		if step+recentSteps < settled {
+			l.spare = list[:0]
 			delete(l.recent, step)
 		}
 	}
@@ -228,53 +230,20 @@ func (l *ledger) advance(now uint64) bool {
 	return true
 }
 
-// cut forgets what expires before a step, and says how many records that was.
-func (b *ledgerBucket) cut(key, front uint64) int {
-	n := 0
-	for i, it := range b.items {
-		if key*bucketSteps+uint64(b.steps[i]) >= front {
-			b.items[n], b.steps[n] = it, b.steps[i]
-			n++
-		}
-	}
-	gone := len(b.items) - n
-	b.items, b.steps = b.items[:n], b.steps[:n]
-	for i := range b.tallies {
-		if key*bucketSteps+uint64(i) < front {
-			b.tallies[i] = overlay.Tally{}
-		}
-	}
-	return gone
-}
-
 // expiring tallies what expires in the steps from..to, to excluded, and appends
 // its short IDs.
 func (l *ledger) expiring(from, to uint64, shorts []uint64) (overlay.Tally, []uint64) {
 	var t overlay.Tally
-	take := func(key uint64, b *ledgerBucket) {
+	for key, b := range l.buckets.within(from/bucketSteps, (to+bucketSteps-1)/bucketSteps) {
 		for i := range b.tallies {
 			if step := key*bucketSteps + uint64(i); step >= from && step < to {
 				t = t.Add(b.tallies[i])
 			}
 		}
-		for i := range b.items {
-			if step := key*bucketSteps + uint64(b.steps[i]); step >= from && step < to {
-				shorts = append(shorts, b.items[i].short)
+		for it, i := range b.all() {
+			if step := key*bucketSteps + i; step >= from && step < to {
+				shorts = append(shorts, it.short)
 			}
-		}
-	}
-	first, end := from/bucketSteps, (to+bucketSteps-1)/bucketSteps
-	if end-first > uint64(len(l.buckets)) {
-		for key, b := range l.buckets {
-			if key >= first && key < end {
-				take(key, b)
-			}
-		}
-		return t, shorts
-	}
-	for key := first; key < end; key++ {
-		if b := l.buckets[key]; b != nil {
-			take(key, b)
 		}
 	}
 	return t, shorts
@@ -366,13 +335,13 @@ func (l *ledger) find(shorts []uint64) []place {
 		sieve[s>>6&(1<<12-1)] |= 1 << (s & 63)
 	}
 	var found []place
-	for key, b := range l.buckets {
-		for i, it := range b.items {
+	for key, b := range l.buckets.all() {
+		for it, i := range b.all() {
 			if sieve[it.short>>6&(1<<12-1)]&(1<<(it.short&63)) == 0 {
 				continue
 			}
 			if _, ok := wanted[it.short]; ok {
-				found = append(found, place{it, key*bucketSteps + uint64(b.steps[i])})
+				found = append(found, place{*it, key*bucketSteps + i})
 			}
 		}
 	}
@@ -384,14 +353,10 @@ func (l *ledger) find(shorts []uint64) []place {
 func (l *ledger) within(day overlay.Day, bits, seed uint64) []place {
 	var found []place
 	const dayBuckets = daySteps / bucketSteps
-	for key := uint64(day) * dayBuckets; key < (uint64(day)+1)*dayBuckets; key++ {
-		b := l.buckets[key]
-		if b == nil {
-			continue
-		}
-		for i, it := range b.items {
+	for key, b := range l.buckets.within(uint64(day)*dayBuckets, (uint64(day)+1)*dayBuckets) {
+		for it, i := range b.all() {
 			if sameBits(it.prefix, seed, bits) {
-				found = append(found, place{it, key*bucketSteps + uint64(b.steps[i])})
+				found = append(found, place{*it, key*bucketSteps + i})
 			}
 		}
 	}
@@ -413,9 +378,9 @@ func (l *ledger) all(settled, front uint64) []place {
 		}
 	}
 	all := make([]place, 0, l.total)
-	for key, b := range l.buckets {
-		for i, it := range b.items {
-			p := place{it, key*bucketSteps + uint64(b.steps[i])}
+	for key, b := range l.buckets.all() {
+		for it, i := range b.all() {
+			p := place{*it, key*bucketSteps + i}
 			if p.expires < front {
 				continue
 			}

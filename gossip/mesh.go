@@ -49,6 +49,7 @@ type Mesh struct {
 	holdings  *holdings
 	summaries *summaries
 	audit     *audit
+	compares  *compares
 	wants     *wants
 	member    *member
 	forks     *forks
@@ -100,7 +101,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.follows = newFollows(m)
 	m.fetcher = newFetcher(m)
 	m.doubts, m.scores, m.seen = newDoubts(m), newScores(m), newSeen()
-	m.audit, m.wants = newAudit(m), newWants(m)
+	m.audit, m.wants, m.compares = newAudit(m), newWants(m), newCompares(m)
 	var err error
 	if m.forks, err = newForks(m); err != nil {
 		return nil, err

@@ -50,6 +50,9 @@ type Replica interface {
 
 // Records looks up single records; overlay.Pillar does that too.
 type Records interface {
+	// Trace says of at most overlay.MaxStubs records whether they are held, and
+	// how they came, or why they are not.
+	Trace(sought []overlay.Sought) ([]overlay.Trace, error)
 	// Get returns the bytes of those of ids that are held, in order, at most
 	// about max bytes of them but at least one, and the index in ids to go on
 	// from. Roster records are among what it finds.

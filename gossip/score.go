@@ -47,6 +47,7 @@ var weights = map[string]float64{
 	faultUndelivered: 10,
 	faultRounds:      10,
 	faultDeep:        10,
+	faultCompare:     10,
 }
 
 // scores counts what pillars did wrong, and refuses those that repeat it.

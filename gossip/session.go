@@ -407,7 +407,7 @@ func (s *session) read(ctx context.Context) error {
 			}
 		case *overlay.SummaryMsg:
 			s.m.summaries.receive(msg.Summaries)
-		case *overlay.Get, *overlay.Has:
+		case *overlay.Get, *overlay.Has, *overlay.TraceMsg:
 			select {
 			case s.requests <- msg:
 			case <-s.done: // nobody answers any more
@@ -415,11 +415,17 @@ func (s *session) read(ctx context.Context) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-		case *overlay.Root, *overlay.Cells, *overlay.Buckets, *overlay.IDs:
+		case *overlay.Compare:
+			s.m.compares.serve(s, msg)
+		case *overlay.Root, *overlay.Cells, *overlay.Buckets, *overlay.IDs, *overlay.Stubs:
 			s.audit.hear(msg, s.frames.Size())
 		case *overlay.Got:
 			s.deliver(msg.N, msg)
 		case *overlay.Held:
+			s.deliver(msg.N, msg)
+		case *overlay.TracedMsg:
+			s.deliver(msg.N, msg)
+		case *overlay.Compared:
 			s.deliver(msg.N, msg)
 		case *overlay.Busy:
 			if msg.Err == nil {
@@ -460,7 +466,7 @@ func (s *session) answer(ctx context.Context) {
 	}
 }
 
-// lookUp answers a Get or Has; nil if that failed here.
+// lookUp answers a Get, Has or Trace; nil if that failed here.
 func (m *Mesh) lookUp(msg overlay.Message) overlay.Message {
 	switch msg := msg.(type) {
 	case *overlay.Get:
@@ -477,6 +483,13 @@ func (m *Mesh) lookUp(msg overlay.Message) overlay.Message {
 			return nil
 		}
 		return &overlay.Held{N: msg.N, Bits: overlay.PackBits(held)}
+	case *overlay.TraceMsg:
+		traces, err := m.trace(msg.Sought)
+		if err != nil {
+			m.log.Warn("trace records", "err", err)
+			return nil
+		}
+		return &overlay.TracedMsg{N: msg.N, Traces: traces}
 	}
 	return nil
 }
@@ -529,6 +542,11 @@ func (s *session) getSome(ctx context.Context, ids []overlay.RecordID) (records 
 func (s *session) ask(ctx context.Context, request func(n uint64) overlay.Message) (overlay.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	return s.askPatiently(ctx, request)
+}
+
+// askPatiently is ask for as long as ctx goes.
+func (s *session) askPatiently(ctx context.Context, request func(n uint64) overlay.Message) (overlay.Message, error) {
 	answer := make(chan overlay.Message, 1)
 	s.mu.Lock()
 	s.number++

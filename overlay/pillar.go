@@ -171,6 +171,7 @@ type Pillar struct {
 	clock     pillarClock
 	copies    copiesState
 	mailboxes mailboxCounter
+	refused   refusals
 
 	convergence Convergence
 	diverging   atomic.Int64 // pillars that diverged at the last look

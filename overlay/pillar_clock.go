@@ -184,6 +184,10 @@ func (c *pillarClock) mayDelete(now uint64) bool {
 	return c.confirmed && !c.stepped(now)
 }
 
+// ClockConfirmed reports whether the pillar's clock is right enough for deleting
+// and for audits. It does not block.
+func (p *Pillar) ClockConfirmed() bool { return p.clock.mayDelete(p.now()) }
+
 // skew is the median of all clocks minus ours.
 func (c *pillarClock) skew() time.Duration {
 	c.mu.Lock()

@@ -22,8 +22,17 @@ type SyncStatus struct {
 	BacklogRate float64
 	Unreachable []Unreachable
 	Forks       []ForkStatus
-	Paused      bool // audit rounds are paused
+	Paused      Pause // why audit rounds are paused; empty if they are not
 }
+
+// Pause says why a pillar does no audit rounds.
+type Pause string
+
+// Reasons for a pause.
+const (
+	PausedByOperator Pause = "operator" // it begins none; it answers those of others
+	PausedByClock    Pause = "clock"    // its clock is in doubt: it answers none either
+)
 
 // PeerSync is what is known of one connected pillar.
 type PeerSync struct {
@@ -43,6 +52,7 @@ const (
 	RoundDiffers   RoundResult = "differs"   // something is still different; the next round goes on
 	RoundWaits     RoundResult = "waits"     // logs still bring what is missing
 	RoundOtherKey  RoundResult = "other_key" // the two do not share a short key yet
+	RoundNotNow    RoundResult = "not_now"   // the side that was asked does none now: its clock is in doubt
 	RoundFailed    RoundResult = "failed"
 	RoundUnsettled RoundResult = "unsettled" // no common instant: a clock is off
 )

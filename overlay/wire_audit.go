@@ -31,7 +31,8 @@ const AuditGrid = 10_000
 // [day, bits, seed bin(8), digest bin(8)].
 //
 // As the answer to a Root it speaks of the smaller Settled and the larger Front
-// of both. An unequal one may be answered with Cells at once.
+// of both. An unequal one may be answered with Cells at once. One of zeros as the
+// answer to anything in a round ends it: see NoRounds.
 type Root struct {
 	N              uint64
 	Answer         bool
@@ -39,6 +40,12 @@ type Root struct {
 	Tally          Tally
 	Key            [8]byte
 	Spot           *Spot
+}
+
+// NoRounds reports whether the message says, as the answer to anything in a round,
+// that its sender does no rounds now: all of it is zero but its number.
+func (m *Root) NoRounds() bool {
+	return *m == Root{N: m.N, Answer: true}
 }
 
 // Spot is a sample of records, read from the disk: those of an expiry day whose
@@ -270,10 +277,7 @@ func (m *IDs) append(b []byte) []byte {
 		b = canon.AppendUint(b, p)
 	}
 	b = canon.AppendBin(b, m.Items)
-	b = canon.AppendBinLen(b, 8*len(m.Shorts))
-	for _, s := range m.Shorts {
-		b = binary.BigEndian.AppendUint64(b, s)
-	}
+	b = appendShorts(b, m.Shorts)
 	b = appendRecords(b, m.Records)
 	return canon.AppendUint(b, m.Next)
 }
@@ -285,15 +289,9 @@ func (m *IDs) read(r *canon.Reader, n int) {
 		m.Parts = append(m.Parts, r.UintMax(MaxAuditParts-1))
 	}
 	m.Items = r.Bin(MaxAuditItems * AuditItemLen)
-	shorts := r.Bin(8 * MaxIDs)
-	if r.Err() == nil && (len(m.Items)%AuditItemLen != 0 || len(shorts)%8 != 0) {
+	if r.Err() == nil && len(m.Items)%AuditItemLen != 0 {
 		r.Fail(fmt.Errorf("%w: part of an ID", canon.ErrType))
 	}
-	if r.Err() != nil {
-		return
-	}
-	for ; len(shorts) > 0; shorts = shorts[8:] {
-		m.Shorts = append(m.Shorts, binary.BigEndian.Uint64(shorts))
-	}
+	m.Shorts = readShorts(r)
 	m.Records, m.Next = readRecords(r, MaxIDs), r.UintMax(MaxIDs)
 }

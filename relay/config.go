@@ -68,7 +68,8 @@ type Config struct {
 	// Hosts that share one also share the counters.
 	Registerer prometheus.Registerer
 
-	optionalIPv6 bool // Listen is the default: IPv6 may be missing
+	optionalIPv6  bool // Listen is the default: IPv6 may be missing
+	punchLoopback bool // for tests: holes are punched to loopback addresses too
 }
 
 // Listen addresses where Config has none.

@@ -1,4 +1,31 @@
 package relay
 
+import "github.com/libp2p/go-libp2p/core/peer"
+
 // RankDials is rankDials, for its test.
 var RankDials = rankDials
+
+// PunchLoopback has holes punched to loopback addresses, where tests live.
+func PunchLoopback(c *Config) { c.punchLoopback = true }
+
+// Circuits is how many circuits h has with p.
+func Circuits(h *Host, p peer.ID) (n int) {
+	for _, c := range h.swarm.ConnsToPeer(p) {
+		if isCircuit(c.RemoteMultiaddr()) {
+			n++
+		}
+	}
+	return n
+}
+
+// LearnedAddrs is how many addresses h was told by p itself: those that this
+// host dialled are not counted.
+func LearnedAddrs(h *Host, p peer.ID) (n int) {
+	known := h.gate.known[p]
+	for _, a := range h.host.Peerstore().Addrs(p) {
+		if !isCircuit(a) && (known == nil || !known.addrs[string(a.Bytes())]) {
+			n++
+		}
+	}
+	return n
+}

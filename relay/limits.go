@@ -119,9 +119,11 @@ func peerLimits(protected bool) rcmgr.BaseLimit {
 }
 
 // Protect says whether p is a pillar this host works with: its connections are
-// never trimmed, and it may have thousands of streams instead of 128. Both ends
-// have to say so. It can be called at any time, connected or not.
+// never trimmed, it may have thousands of streams instead of 128, it may connect
+// to a node, and its word on addresses is taken. Both ends have to say so. It can be called at any time, connected or not.
 func (h *Host) Protect(p peer.ID, on bool) {
+	h.gate.protect(p, on)
+	h.upgrades.moved() // what it sees counts from now on, or no longer
 	if on {
 		h.host.ConnManager().Protect(p, protectTag)
 	} else {

@@ -285,6 +285,7 @@ func TestDatagramsAfterUpgrade(t *testing.T) {
 	a, _ := counting(t, relay.RoleNode)
 	b, received := counting(t, relay.RoleNode, quic)
 	got := arrivals(b)
+	b.Admit(a.Self(), time.Now().Add(time.Minute))
 	if err := b.Connect(within(t), pillar.Self(), pillar.Addrs()); err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,12 @@ func (h *Host) connected(_ network.Network, c network.Conn) {
 		h.upgradePackets(p)
 	}
 	h.table.Add(p, pathOf(c))
+	if pathOf(c) == overlay.PathDirect {
+		h.punches.arrived(p)
+	}
+	if pathOf(c) == overlay.PathRelayed || len(h.swarm.ConnsToPeer(p)) > 1 {
+		h.upgrades.look(p)
+	}
 }
 
 func (h *Host) disconnected(_ network.Network, c network.Conn) {
@@ -44,6 +50,9 @@ func (h *Host) disconnected(_ network.Network, c network.Conn) {
 		h.losePackets(p)
 		h.rtts.forget(p)
 		h.slots.set(p, time.Time{})
+	}
+	if pathOf(c) == overlay.PathRelayed || len(h.swarm.ConnsToPeer(p)) > 0 {
+		h.upgrades.look(p)
 	}
 }
 

@@ -26,6 +26,7 @@ func TestCircuit(t *testing.T) {
 			pillar := listening(t, relay.Config{Role: relay.RolePillar}, listen)
 			a, b := newHost(t, relay.Config{}), newHost(t, relay.Config{})
 			b.Handle(proto, echo)
+			b.Admit(a.Self(), time.Now().Add(time.Minute))
 			if err := b.Connect(within(t), pillar.Self(), pillar.Addrs()); err != nil {
 				t.Fatal(err)
 			}
@@ -73,6 +74,7 @@ func TestUpgradeIsReported(t *testing.T) {
 	pillar := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
 	a, b := newHost(t, relay.Config{}), listening(t, relay.Config{}, tcp)
 	b.Handle(proto, echo)
+	b.Admit(a.Self(), time.Now().Add(time.Minute))
 	if err := b.Connect(within(t), pillar.Self(), pillar.Addrs()); err != nil {
 		t.Fatal(err)
 	}

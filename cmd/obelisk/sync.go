@@ -52,7 +52,10 @@ func (a *app) printSync(s *admin.SyncStatus) error {
 		}
 		w.pair("backlog", fmt.Sprintf("%d entries of history to come, %.0f a second, %s left", s.Backlog, s.BacklogRate, left))
 	}
-	if s.Paused {
+	switch {
+	case s.PausedBy == overlay.PausedByClock:
+		w.pair("audit", "paused: this pillar's clock is in doubt (see status)")
+	case s.Paused:
 		w.pair("audit", "paused")
 	}
 	for _, u := range s.Unreachable {

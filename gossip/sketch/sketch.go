@@ -12,7 +12,7 @@ const MaxCells = 1 << 24
 // touches about 2 ln(cells) of them.
 type Sketch struct {
 	hash  hasher
-	cells []Cell // and one more, that takes what lies past the last
+	cells []Cell
 }
 
 // New returns the Sketch of an empty set: its first n cells, at most MaxCells.
@@ -20,7 +20,7 @@ func New(key Key, n int) *Sketch {
 	if n < 0 || n > MaxCells {
 		panic(fmt.Sprintf("sketch: %d cells", n))
 	}
-	return &Sketch{hash: newHasher(key), cells: make([]Cell, n+1)}
+	return &Sketch{hash: newHasher(key), cells: make([]Cell, n)}
 }
 
 // Add puts symbols in, which must not be there. Many at once take a third of
@@ -30,37 +30,53 @@ func (s *Sketch) Add(symbols ...uint64) { s.apply(symbols, 1) }
 // Remove takes symbols out, which must be there.
 func (s *Sketch) Remove(symbols ...uint64) { s.apply(symbols, -1) }
 
-// apply walks four symbols at a time: each step of a walk waits for the one
-// before it, so the processor has time for four.
+// lanes is how many symbols are walked at a time: each step of a walk waits for
+// the one before it, so the processor has time for so many.
+const lanes = 8
+
+// walk is a symbol on its way through the cells.
+type walk struct {
+	places
+	symbol uint64
+	check  uint32
+}
+
+// apply walks the symbols; where one is through, the next takes its lane.
 func (s *Sketch) apply(symbols []uint64, sign int32) {
 	n := int64(s.Len())
-	cells := s.cells[:n+1]
-	for len(symbols) >= 4 {
-		v0, v1, v2, v3 := symbols[0], symbols[1], symbols[2], symbols[3]
-		h0, h1, h2, h3 := s.hash.hash(v0), s.hash.hash(v1), s.hash.hash(v2), s.hash.hash(v3)
-		p0, p1, p2, p3 := newPlaces(h0), newPlaces(h1), newPlaces(h2), newPlaces(h3)
-		for min(p0.at, p1.at, p2.at, p3.at) < n {
-			cells[min(p0.at, n)].add(v0, uint32(h0), sign)
-			cells[min(p1.at, n)].add(v1, uint32(h1), sign)
-			cells[min(p2.at, n)].add(v2, uint32(h2), sign)
-			cells[min(p3.at, n)].add(v3, uint32(h3), sign)
-			p0.next()
-			p1.next()
-			p2.next()
-			p3.next()
-		}
-		symbols = symbols[4:]
+	if n == 0 {
+		return
 	}
-	for _, v := range symbols {
+	cells := s.cells[:n]
+	var walks [lanes]walk
+	live := min(lanes, len(symbols))
+	for i, v := range symbols[:live] {
 		h := s.hash.hash(v)
-		for p := newPlaces(h); p.at < n; p.next() {
-			cells[p.at].add(v, uint32(h), sign)
+		walks[i] = walk{newPlaces(h), v, uint32(h)}
+	}
+	symbols = symbols[live:]
+	for live > 0 {
+		for i := 0; i < live; i++ {
+			w := &walks[i]
+			cells[w.at].add(w.symbol, w.check, sign)
+			if w.at = after(w.at, w.draw()); w.at < n {
+				continue
+			}
+			if len(symbols) == 0 {
+				live--
+				*w = walks[live]
+				continue // what took its place waits for the next turn
+			}
+			v := symbols[0]
+			symbols = symbols[1:]
+			h := s.hash.hash(v)
+			*w = walk{newPlaces(h), v, uint32(h)}
 		}
 	}
 }
 
 // Len is how many cells there are.
-func (s *Sketch) Len() int { return len(s.cells) - 1 }
+func (s *Sketch) Len() int { return len(s.cells) }
 
 // Cells returns the cells from..to, to excluded, cut to what there are. They
 // are the Sketch's own: to be read only, and before it changes.

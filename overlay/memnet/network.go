@@ -1,6 +1,6 @@
 // Package memnet is a network in memory: hosts that implement overlay.Links,
-// overlay.Packets and overlay.Peers like relay.Host does, without sockets. It
-// is for tests. Everything that waits is a channel, a condition or a timer, so
+// overlay.Packets, overlay.Peers and overlay.Traversal like relay.Host does,
+// without sockets. It is for tests. Everything that waits is a channel, a condition or a timer, so
 // it works inside a testing/synctest bubble, in virtual time; Network and
 // hosts must be made inside the bubble then.
 //
@@ -11,7 +11,9 @@
 //	…
 //	n.Cut(a.Self(), b.Self())
 //
-// It does not imitate NATs, relays or bandwidth.
+// Of NATs it imitates what Traversal shows of them: that a circuit through a
+// third host comes first and a direct connection some time later, or never. It
+// does not imitate bandwidth.
 package memnet
 
 import (
@@ -43,14 +45,16 @@ type Network struct {
 	loss        float64
 	jitter      time.Duration
 	dialTimeout time.Duration
+	punchAfter  time.Duration
 
 	mu    sync.Mutex
-	rng   *rand.Rand        // guarded by mu
-	hosts map[peer.ID]*Host // guarded by mu; open hosts only
-	addrs map[string]*Host  // guarded by mu; by the address's bytes
-	cuts  map[pair]struct{} // guarded by mu
-	conns map[pair]*conn    // guarded by mu; open ones
-	next  uint32            // guarded by mu; the next address given out
+	rng   *rand.Rand             // guarded by mu
+	hosts map[peer.ID]*Host      // guarded by mu; open hosts only
+	addrs map[string]*Host       // guarded by mu; by the address's bytes
+	cuts  map[pair]struct{}      // guarded by mu
+	conns map[pair]*conn         // guarded by mu; open direct ones
+	punch map[pair]time.Duration // guarded by mu; see SetPunch
+	next  uint32                 // guarded by mu; the next address given out
 }
 
 // pair is two peers, the smaller ID first.
@@ -87,11 +91,13 @@ func WithDialTimeout(d time.Duration) Option { return func(n *Network) { n.dialT
 // New returns a network without hosts.
 func New(opts ...Option) *Network {
 	n := &Network{
-		rng:   rand.New(rand.NewPCG(1, 1)),
-		hosts: make(map[peer.ID]*Host),
-		addrs: make(map[string]*Host),
-		cuts:  make(map[pair]struct{}),
-		conns: make(map[pair]*conn),
+		rng:        rand.New(rand.NewPCG(1, 1)),
+		hosts:      make(map[peer.ID]*Host),
+		addrs:      make(map[string]*Host),
+		cuts:       make(map[pair]struct{}),
+		conns:      make(map[pair]*conn),
+		punch:      make(map[pair]time.Duration),
+		punchAfter: DefaultPunch,
 	}
 	for _, o := range opts {
 		o(n)
@@ -121,6 +127,9 @@ func (n *Network) Host(id peer.ID, addr string) *Host {
 		known:     make(map[peer.ID][]multiaddr.Multiaddr),
 		conns:     make(map[peer.ID]*conn),
 		old:       make(map[*conn]struct{}),
+		circuits:  make(map[peer.ID]*conn),
+		admitted:  make(map[peer.ID]time.Time),
+		nearTried: make(map[peer.ID]time.Time),
 		done:      make(chan struct{}),
 		packets:   make(chan packet, packetQueue),
 		receivers: make(map[overlay.PacketKind]func(peer.ID, []byte)),
@@ -140,8 +149,8 @@ func (n *Network) Host(id peer.ID, addr string) *Host {
 	return h
 }
 
-// Cut drops the connections between a and b and lets none be made, nor packets
-// pass, until Heal.
+// Cut drops the direct connection between a and b and lets none be made, until
+// Heal. Circuits that run over it go with it; one through a third host stays.
 func (n *Network) Cut(a, b peer.ID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -160,6 +169,9 @@ func (n *Network) Mute(a, b peer.ID) {
 	defer n.mu.Unlock()
 	if c := n.conns[pairOf(a, b)]; c != nil {
 		c.muteLocked()
+	}
+	if h := n.hosts[a]; h != nil && h.circuits[b] != nil {
+		h.circuits[b].muteLocked()
 	}
 }
 
@@ -199,6 +211,11 @@ type conn struct {
 	opened time.Time
 	done   chan struct{} // closed when the connection is gone, or mute
 	left   chan struct{} // closed when the first end has left it
+	via    *Host         // of a circuit: the host in the middle; nil: direct
+
+	// Guarded by net.mu:
+	riders map[*conn]struct{} // circuits that run over it
+	timers []*time.Timer      // of a circuit: its upgrade, its end
 
 	mu      sync.Mutex
 	closed  bool                 // guarded by mu
@@ -207,26 +224,31 @@ type conn struct {
 	streams map[*stream]struct{} // guarded by mu; the opener's ends
 }
 
-// muteLocked makes the connection swallow everything. net.mu is held.
+// muteLocked makes the connection swallow everything, and with it the circuits
+// that run over it. net.mu is held.
 func (c *conn) muteLocked() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.closed || c.muted {
+		c.mu.Unlock()
 		return
 	}
 	c.muted = true
-	close(c.done) // to packets and streams on their way
 	for s := range c.streams {
 		s.in.mute()
 		s.out.mute()
 	}
-	delete(c.net.conns, pairOf(c.a.id, c.b.id))
-	time.AfterFunc(idleTimeout, func() {
-		c.net.mu.Lock()
-		defer c.net.mu.Unlock()
-		c.leaveLocked(c.a)
-		c.leaveLocked(c.b)
-	})
+	c.mu.Unlock()
+	close(c.done) // to packets and streams on their way
+	for rider := range c.riders {
+		rider.muteLocked()
+	}
+	for _, t := range c.timers {
+		t.Stop()
+	}
+	if c.via == nil {
+		delete(c.net.conns, pairOf(c.a.id, c.b.id))
+	}
+	time.AfterFunc(idleTimeout, c.drop)
 }
 
 // leaveLocked ends the connection and all its streams for h, and, unless it is
@@ -257,16 +279,36 @@ func (c *conn) leaveLocked(h *Host) {
 		s.leave()
 	}
 	c.mu.Unlock()
-	if h.conns[p] == c {
-		delete(h.conns, p)
+	for rider := range c.riders {
+		if h == rider.via { // its other leg may live
+			rider.leaveLocked(rider.other(c.other(h)))
+		} else {
+			rider.leaveLocked(h)
+		}
+	}
+	if all := h.connsLike(c); all[p] == c {
+		delete(all, p)
 	}
 	delete(h.old, c)
-	h.table.Remove(p, overlay.PathDirect)
+	h.table.Remove(p, c.path())
+}
+
+// connsLike is where h keeps a connection.
+func (h *Host) connsLike(c *conn) map[peer.ID]*conn {
+	if c.via != nil {
+		return h.circuits
+	}
+	return h.conns
 }
 
 // dropLocked ends the connection and all its streams at both ends. net.mu is
 // held.
 func (c *conn) dropLocked() {
+	if c.isMuted() {
+		c.leaveLocked(c.a)
+		c.leaveLocked(c.b)
+		return
+	}
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
@@ -281,11 +323,21 @@ func (c *conn) dropLocked() {
 	for s := range streams {
 		s.reset(errReset)
 	}
-	delete(c.net.conns, pairOf(c.a.id, c.b.id))
+	for rider := range c.riders {
+		rider.dropLocked()
+	}
+	for _, t := range c.timers {
+		t.Stop()
+	}
+	if c.via == nil {
+		delete(c.net.conns, pairOf(c.a.id, c.b.id))
+	} else {
+		c.leaveLegsLocked()
+	}
 	for _, h := range []*Host{c.a, c.b} {
 		p := c.other(h).id
-		delete(h.conns, p)
-		h.table.Remove(p, overlay.PathDirect)
+		delete(h.connsLike(c), p)
+		h.table.Remove(p, c.path())
 	}
 }
 

@@ -104,7 +104,7 @@ func (p *pillar) start() error {
 	}
 	cfg := gossip.Config{
 		Network: w.key.ID(), Key: p.key, Links: links, Packets: packets, Peers: proc.host,
-		Roster: core.Roster(), Replica: core, Records: core, Notes: core, Own: core.Record,
+		Roster: core.Roster(), Replica: core, Records: core, Notes: core, Own: core.Record, Confirmed: core.ClockConfirmed,
 		Now: p.now, Logger: log, Registerer: proc.met,
 	}
 	for _, other := range w.pillars {
