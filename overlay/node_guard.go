@@ -32,7 +32,7 @@ const (
 	idleShare = 4
 	// lifeIn, or six round trips, is how long a sign of life may take: enough for
 	// QUIC and TCP to send twice again what a bad line lost.
-	lifeIn   = 1200 * time.Millisecond
+	lifeIn   = time.Second
 	lifeMost = 5 * time.Second
 	// slowLine is the rate, in bytes a second, at which what is submitted may
 	// stand before a probe on TCP.

@@ -56,10 +56,10 @@ func (s *pillarSession) nudgeLocked(now uint64) {
 
 // nudgeLate makes up for the nudges that were left out.
 func (p *Pillar) nudgeLate() {
+	var late map[*pillarSession]struct{}
 	p.mu.Lock()
-	late := p.nudges
-	if len(late) > 0 {
-		p.nudges = map[*pillarSession]struct{}{}
+	if len(p.nudges) > 0 {
+		late, p.nudges = p.nudges, map[*pillarSession]struct{}{}
 	}
 	p.mu.Unlock()
 	for s := range late {

@@ -21,6 +21,8 @@ import (
 type middle struct {
 	addr  multiaddr.Multiaddr
 	close func()
+	// rebind gives the client another address, as a gateway does that gets one.
+	rebind func()
 
 	mu     sync.Mutex
 	silent bool // guarded by mu
@@ -45,10 +47,14 @@ func udpMiddle(t *testing.T, port int) *middle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: loopback, Port: port})
-	if err != nil {
-		t.Fatal(err)
+	dial := func() *net.UDPConn {
+		out, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: loopback, Port: port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
 	}
+	out := dial()
 	m := &middle{addr: multiaddr.StringCast(fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", in.LocalAddr().(*net.UDPAddr).Port))}
 	var work sync.WaitGroup
 	var client net.Addr
@@ -61,13 +67,14 @@ func udpMiddle(t *testing.T, port int) *middle {
 			}
 			mu.Lock()
 			client = from
+			to := out
 			mu.Unlock()
 			if !m.swallows() {
-				_, _ = out.Write(buf[:n])
+				_, _ = to.Write(buf[:n])
 			}
 		}
 	})
-	work.Go(func() {
+	back := func(out *net.UDPConn) {
 		for buf := make([]byte, 2048); ; {
 			n, err := out.Read(buf)
 			if err != nil {
@@ -83,8 +90,21 @@ func udpMiddle(t *testing.T, port int) *middle {
 				_, _ = in.WriteTo(buf[:n], to)
 			}
 		}
-	})
-	m.close = func() { _, _ = in.Close(), out.Close(); work.Wait() }
+	}
+	work.Go(func() { back(out) })
+	m.rebind = func() {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = out.Close()
+		out = dial()
+		work.Go(func() { back(out) })
+	}
+	m.close = func() {
+		mu.Lock()
+		_, _ = in.Close(), out.Close()
+		mu.Unlock()
+		work.Wait()
+	}
 	t.Cleanup(m.close)
 	return m
 }
@@ -184,4 +204,30 @@ func TestProbeSilentPath(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestProbeNewAddress: QUIC survives a gateway that gets another address, as soon
+// as something is sent: the probe moves the connection to the new path. (Only a
+// few times: each path takes one of the connection IDs that the ends exchanged.)
+func TestProbeNewAddress(t *testing.T) {
+	a, b := newHost(t, relay.Config{}), listening(t, relay.Config{Role: relay.RolePillar}, quic)
+	b.Handle(proto, echo)
+	text, err := b.Addrs()[0].ValueForProtocol(multiaddr.P_UDP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := udpMiddle(t, port)
+	if err := a.Connect(within(t), b.Self(), []multiaddr.Multiaddr{m.addr}); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, a, b.Self(), "before")
+	m.rebind()
+	if err := a.Probe(within(t), b.Self()); err != nil {
+		t.Fatalf("after the change: %v", err)
+	}
+	ask(t, a, b.Self(), "after")
 }

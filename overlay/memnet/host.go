@@ -358,7 +358,11 @@ func (h *Host) Probe(ctx context.Context, p peer.ID) error {
 	rtt := 2 * c.latency()
 	for again := rtt + rtt/2 + 30*time.Millisecond; ; again *= 2 {
 		n.mu.Lock()
-		lost := c.isMuted() || n.loss > 0 && (n.rng.Float64() < n.loss || n.rng.Float64() < n.loss)
+		lost := c.isMuted()
+		if n.loss > 0 {
+			there, back := n.rng.Float64(), n.rng.Float64()
+			lost = lost || there < n.loss || back < n.loss
+		}
 		n.mu.Unlock()
 		wait := rtt
 		if lost {
