@@ -169,19 +169,12 @@ func (m *Mesh) Diff(ctx context.Context, of, with identity.PillarID, after overl
 	return msg.Diff, nil
 }
 
-// Repaired is what a repair did.
-type Repaired struct {
-	Fetched, Sent int
-	Bytes         uint64 // both ways, the records' too
-	Took          time.Duration
-}
-
 // Repair does rounds of the audit between two pillars, this one and with or of
 // and with, until they find nothing more to repair. What is still on its way is
 // left to the logs.
-func (m *Mesh) Repair(ctx context.Context, of, with identity.PillarID) (Repaired, error) {
+func (m *Mesh) Repair(ctx context.Context, of, with identity.PillarID) (overlay.Repaired, error) {
 	if of == with {
-		return Repaired{}, overlay.Refuse(overlay.CodeBadRequest, "a pillar does not differ from itself")
+		return overlay.Repaired{}, overlay.Refuse(overlay.CodeBadRequest, "a pillar does not differ from itself")
 	}
 	if with == m.self {
 		of, with = with, of
@@ -189,21 +182,21 @@ func (m *Mesh) Repair(ctx context.Context, of, with identity.PillarID) (Repaired
 	if of == m.self || of == "" {
 		s, err := m.sessionWith(with)
 		if err != nil {
-			return Repaired{}, err
+			return overlay.Repaired{}, err
 		}
 		return m.repair(ctx, s)
 	}
 	begun := time.Now()
 	msg, err := m.askCompare(ctx, of, &overlay.Compare{With: []byte(with), Repair: true})
 	if err != nil {
-		return Repaired{}, err
+		return overlay.Repaired{}, err
 	}
-	return Repaired{int(msg.Fetched), int(msg.Sent), msg.Diff.Bytes, time.Since(begun)}, nil
+	return overlay.Repaired{Fetched: int(msg.Fetched), Sent: int(msg.Sent), Bytes: msg.Diff.Bytes, Took: time.Since(begun)}, nil
 }
 
-func (m *Mesh) repair(ctx context.Context, s *session) (Repaired, error) {
+func (m *Mesh) repair(ctx context.Context, s *session) (overlay.Repaired, error) {
 	begun := time.Now()
-	var done Repaired
+	var done overlay.Repaired
 	for range repairRounds {
 		r, err := m.audit.round(ctx, s)
 		done.Fetched += r.Fetched
@@ -332,7 +325,7 @@ func (c *compares) make(ctx context.Context, q *overlay.Compare) *overlay.Compar
 	with := identity.PillarID(q.With)
 	var err error
 	if q.Repair {
-		var done Repaired
+		var done overlay.Repaired
 		done, err = c.m.Repair(ctx, c.m.self, with)
 		reply.Fetched, reply.Sent, reply.Diff.Bytes = uint64(done.Fetched), uint64(done.Sent), done.Bytes
 	} else {

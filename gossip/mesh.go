@@ -15,7 +15,7 @@ import (
 )
 
 // Mesh replicates with the other pillars of a network. It implements
-// overlay.Mesh. Make it with New, then Run it.
+// overlay.Mesh and overlay.Locator. Make it with New, then Run it.
 //
 // Its goroutines, all started and awaited by Run:
 //
@@ -71,7 +71,10 @@ type running struct {
 	closing bool // guarded by Mesh.mu: nothing new may start
 }
 
-var _ overlay.Mesh = (*Mesh)(nil)
+var (
+	_ overlay.Mesh    = (*Mesh)(nil)
+	_ overlay.Locator = (*Mesh)(nil)
+)
 
 // New returns a Mesh and sets its handlers on Links and Packets, so it must
 // come before the first Connect. It reads the Replica's logs and all records
@@ -197,6 +200,7 @@ func (m *Mesh) Committed(c *overlay.CommitEvent) {
 	for _, log := range c.Dropped {
 		m.logs.forget(log)
 	}
+	m.seen.forget(c.Dropped)
 	m.holdings.committed(c)
 	m.wants.committed(c)
 }

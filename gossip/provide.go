@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -295,6 +296,16 @@ func (m *Mesh) history(ctx context.Context, f *follower, from uint64) ([]overlay
 	}
 	if len(entries) == 0 {
 		return nil, nil, fmt.Errorf("read log: entry %d is not there", from)
+	}
+	if e := &entries[0]; e.Why == overlay.WhyGone { // under the head that says so, whatever comes behind it
+		end := m.logs.cover(f.log, from-1+e.Len(), m.now())
+		if end == nil {
+			return nil, nil, errNoHead
+		}
+		return entries[:1], end, nil
+	}
+	if i := slices.IndexFunc(entries, func(e overlay.BatchEntry) bool { return e.Why == overlay.WhyGone }); i > 0 {
+		entries = entries[:i]
 	}
 	// Its receiver must be able to store it between fresh ones.
 	n, _ := fit(entries, historyEntries, 2*overlay.FrameTarget)

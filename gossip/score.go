@@ -41,6 +41,9 @@ var weights = map[string]float64{
 	faultVector: 20,
 	faultFork:   40,
 
+	faultLocate:   5,
+	faultPresence: 10,
+
 	faultRound:       20,
 	faultCells:       20,
 	faultGarbage:     20,

@@ -75,6 +75,42 @@ func (l *logs) link(log overlay.LogID, from uint64, entries []overlay.BatchEntry
 	return len(entries), end
 }
 
+// cover returns the lead of a head that says that every entry up to seq has
+// expired by now; nil if none is known.
+func (l *logs) cover(log overlay.LogID, seq, now uint64) *lead {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.held[log]
+	if h == nil {
+		return nil
+	}
+	all := []*lead{h.heads.from(seq), l.topLead(h), h.heads.cover}
+	if h.state.Head != nil {
+		all = append(all, headLead(log, h.state.Head))
+	}
+	for _, at := range all {
+		if at != nil && at.over(seq, now) {
+			return at
+		}
+	}
+	return nil
+}
+
+// Over implements overlay.Mesh.
+func (m *Mesh) Over(log overlay.LogID, now uint64) uint64 {
+	m.logs.mu.Lock()
+	defer m.logs.mu.Unlock()
+	h := m.logs.held[log]
+	if h == nil {
+		return 0
+	}
+	seq := h.heads.over(now)
+	if head := h.state.Head; head != nil {
+		seq = max(seq, head.BaseSeq)
+	}
+	return seq
+}
+
 // open returns the lead behind which a stream begins whose follower knows no
 // hash before entry from: see overlay.Follow. nil if there is none.
 func (l *logs) open(log overlay.LogID, from uint64) *lead {

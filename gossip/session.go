@@ -46,6 +46,8 @@ type session struct {
 	room    room         // for runs from them that wait to be stored
 	rate    rate         // entries a second that ranges from them brought
 	audit   *auditLink
+	asked   overlay.Tokens // of Locate from them; the reader's
+	stray   overlay.Tokens // of Located that is too late; the reader's
 
 	mu      sync.Mutex
 	seen    time.Time                          // guarded by mu; last message
@@ -56,6 +58,8 @@ type session struct {
 	clock   clockReading                       // guarded by mu; ours in it
 	resend  bool                               // guarded by mu; a roster message was lost
 	untold  bool                               // guarded by mu; a fork could not be told
+	asks    overlay.Tokens                     // guarded by mu; of Locate to them
+	locates map[uint64]*locating               // guarded by mu; open ones, by number
 }
 
 // handleSession is the handler of ProtoPillar.
@@ -92,10 +96,11 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 	s := &session{
 		m: m, peer: stream.Peer(), id: identity.PillarID(stream.Peer()), opener: opener,
 		stream: stream, frames: overlay.NewFrameReader(stream),
-		local: overlay.IsPrivateAddr(stream.Remote()), since: time.Now(),
+		local: overlay.IsNear(stream.Remote()), since: time.Now(),
 		out: make(chan overlay.Message, sessionQueue), kick: make(chan struct{}, 1),
 		requests: make(chan overlay.Message, sessionRequests), done: make(chan struct{}),
 		vector: map[overlay.LogID]told{}, waiting: map[uint64]chan overlay.Message{},
+		locates: map[uint64]*locating{},
 	}
 	s.audit = newAuditLink(s)
 	stream.SetReadDeadline(time.Now().Add(openTimeout))
@@ -419,6 +424,10 @@ func (s *session) read(ctx context.Context) error {
 			s.m.compares.serve(s, msg)
 		case *overlay.Root, *overlay.Cells, *overlay.Buckets, *overlay.IDs, *overlay.Stubs:
 			s.audit.hear(msg, s.frames.Size())
+		case *overlay.Locate:
+			s.locateHere(msg)
+		case *overlay.Located:
+			s.located(msg)
 		case *overlay.Got:
 			s.deliver(msg.N, msg)
 		case *overlay.Held:

@@ -282,6 +282,16 @@ func newMessage(t MessageType) Message {
 		return new(Busy)
 	case TypeNudge:
 		return new(Nudge)
+	case TypeLocate:
+		return new(Locate)
+	case TypeLocated:
+		return new(Located)
+	case TypeDeliver:
+		return new(Deliver)
+	case TypeDelivered:
+		return new(Delivered)
+	case TypeNear:
+		return new(Near)
 	default:
 		return nil
 	}

@@ -66,3 +66,10 @@ type Diff struct {
 	RoundTrips int
 	Took       time.Duration
 }
+
+// Repaired is what a repair did.
+type Repaired struct {
+	Fetched, Sent int    // records taken and given
+	Bytes         uint64 // both ways, the records' too
+	Took          time.Duration
+}

@@ -28,6 +28,10 @@ type NodeConfig struct {
 	Table   Table
 	Links   Links
 	Peers   Peers
+	// Traversal gets to other nodes' devices. Nil: what goes directly goes only to
+	// devices that are connected; the node neither asks where others are nor says
+	// where it is.
+	Traversal Traversal
 
 	// Network is the pinned network; zero: not pinned yet.
 	Network identity.NetworkID
@@ -108,8 +112,11 @@ type Node struct {
 	checker  *nodeChecker
 	events   *nodeEvents
 	contacts *nodeContacts
+	direct   *nodeDirect
 	metrics  *nodeMetrics
 
+	locator   *nodeLocator
+	presence  *nodePresence
 	converges nodeConvergence
 
 	upkeep  chan struct{} // maintain: look now
@@ -131,6 +138,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "node"), disk: newNodeDisk(cfg.Table), fatal: make(chan error, 1), upkeep: make(chan struct{}, 1)}
 	n.metrics = newNodeMetrics(cfg.Registerer)
 	n.events = newNodeEvents()
+	n.direct = newNodeDirect(n)
 	n.self = &nodeSelf{n: n}
 	n.dir = newNodeDirectory(n)
 	n.epochs = newNodeEpochs(n)
@@ -140,6 +148,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n.receipts = newNodeReceipts(n)
 	n.checker = newNodeChecker(n)
 	n.contacts = newNodeContacts(n)
+	n.locator = newNodeLocator(n)
+	n.presence = newNodePresence(n)
 	n.sessions = newNodeSessions(n)
 	n.guard = newNodeGuard(n)
 	for _, load := range []func() error{n.contacts.load, n.self.load, n.dir.load, n.outbox.load, n.inbox.load, n.receipts.load, n.sessions.load} {
@@ -268,6 +278,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	n.direct.open()
 	var work sync.WaitGroup
 	for _, run := range []func(context.Context){
 		n.disk.run,       // writes nobody waits for
@@ -278,7 +289,10 @@ func (n *Node) Run(ctx context.Context) error {
 		n.inbox.run,      // mailbox records
 		n.dir.run,        // directory records
 		n.receipts.run,   // receipts to others
+		n.direct.run,     // to and from other devices; owns their streams' goroutines
 		n.checker.run,    // mailbox check, offers
+		n.locator.run,    // where others are
+		n.presence.run,   // where this device is, to those who may know
 		n.maintain,       // keys, own records, what is over
 		n.sessions.watch, // connections
 		n.guard.run,      // whether pillars live

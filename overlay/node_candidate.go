@@ -52,18 +52,16 @@ func (m *nodeSessions) failed(c *candidate, err error) {
 	c.nextTry = c.lastFail.Add(spread(min(backoffMax, backoffMin<<min(c.fails-1, 6))))
 }
 
-// failedSession is failed for a session that was open. If it fell silent, the
-// path died as likely as the pillar: a new connection may work at once. m.mu is
-// held.
-func (m *nodeSessions) failedSession(c *candidate, s *nodeSession) {
+// missing plans c's next attempt after its session fell silent: its connection is
+// closed then. The path died as likely as the pillar, so a new one may work at
+// once. m.mu is held.
+func (m *nodeSessions) missing(c *candidate, s *nodeSession) {
 	fails := c.fails
 	m.failed(c, s.err)
-	if silent := errors.Is(s.err, errSilent); silent || errors.Is(s.err, errNoAnswer) {
-		c.stale = true
-		if silent {
-			c.fails, c.nextTry = fails, time.Time{}
-			c.silent, c.run = true, s.run
-		}
+	c.stale = true
+	if errors.Is(s.err, errSilent) {
+		c.fails, c.nextTry = fails, time.Time{}
+		c.silent, c.run = true, s.run
 	}
 }
 

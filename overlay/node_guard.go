@@ -400,7 +400,7 @@ func (s *nodeSession) owed() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.waiting {
-		if owed.IsZero() || c.since.Before(owed) {
+		if !c.since.IsZero() && (owed.IsZero() || c.since.Before(owed)) {
 			owed = c.since
 		}
 	}

@@ -31,6 +31,10 @@ type nodeSession struct {
 	local bool          // over a private or loopback connection
 	run   uint64        // of the pillar
 	haste int           // how often this pillar was given up although it lived
+	// relayed: over a circuit, which has limits and is closed once there is a
+	// direct connection.
+	relayed bool
+	since   time.Time
 
 	lastFrame atomic.Int64 // Unix nanoseconds of the transport's clock
 	lastMail  atomic.Int64 // the same, of the last record of the mailbox
@@ -52,9 +56,11 @@ type nodeSession struct {
 
 // nodeCall is a question that was asked.
 type nodeCall struct {
-	since   time.Time
+	since   time.Time // zero: it may take its time
 	answers []Message
-	done    chan struct{}
+	stream  chan Message // if not nil, answers go here, as far as there is room
+	count   int
+	done    chan struct{} // closed when the last answer has come
 }
 
 // take reserves k numbers and returns the first.
@@ -73,6 +79,14 @@ func (s *nodeSession) send(m Message) bool {
 		return true
 	case <-s.done:
 		return false
+	}
+}
+
+// standBy asks the pillar of a new session to tell when there is mail.
+func (s *nodeSession) standBy() {
+	select {
+	case s.out <- &Nudge{}:
+	default: // never: nothing else was sent
 	}
 }
 
@@ -176,6 +190,10 @@ func (s *nodeSession) dispatch(m Message) error {
 		return s.answer(m.N, m, m.More)
 	case *Checked:
 		return s.answer(m.N, m, m.More)
+	case *Located:
+		return s.answer(m.N, m, m.More)
+	case *Locate:
+		n.presence.hear(s, m)
 	case *RosterMsg:
 		n.sessions.learn(s.local, m.Records)
 	case *SummaryMsg:
@@ -205,7 +223,8 @@ type boxWork struct {
 	last     bool
 	cursor   Vector
 	isCursor bool
-	check    bool // records a mailbox check brought
+	check    bool        // records a mailbox check brought
+	direct   *directWork // instead of records: a device brought them
 	done     chan struct{}
 }
 
@@ -236,10 +255,17 @@ func (s *nodeSession) answer(n uint64, m Message, more bool) error {
 	if c == nil {
 		return nil // nobody waits any more
 	}
-	if len(c.answers) >= maxAnswers {
+	if c.count++; c.count > maxAnswers {
 		return fmt.Errorf("%w: an answer of over %d frames", ErrFrame, maxAnswers)
 	}
-	c.answers = append(c.answers, m)
+	if c.stream == nil {
+		c.answers = append(c.answers, m)
+	} else {
+		select {
+		case c.stream <- m:
+		default:
+		}
+	}
 	if !more {
 		delete(s.waiting, n)
 		close(c.done)
@@ -247,18 +273,25 @@ func (s *nodeSession) answer(n uint64, m Message, more bool) error {
 	return nil
 }
 
+// expect has answers numbered n go to c, until dismiss.
+func (s *nodeSession) expect(n uint64, c *nodeCall) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting[n] = c
+}
+
+func (s *nodeSession) dismiss(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waiting, n)
+}
+
 // ask sends a question numbered n and waits for all of its answer.
 func (s *nodeSession) ask(ctx context.Context, n uint64, m Message) ([]Message, error) {
 	c := &nodeCall{since: time.Now(), done: make(chan struct{})}
-	s.mu.Lock()
-	s.waiting[n] = c
-	s.mu.Unlock()
+	s.expect(n, c)
+	defer s.dismiss(n)
 	wakeUp(s.n.guard.wake)
-	defer func() {
-		s.mu.Lock()
-		delete(s.waiting, n)
-		s.mu.Unlock()
-	}()
 	if !s.send(m) {
 		return nil, s.err
 	}

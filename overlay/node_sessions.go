@@ -42,6 +42,7 @@ type nodeSessions struct {
 	standby    *nodeSession                     // guarded by mu
 	lostFrom   identity.PillarID                // guarded by mu; whom the node lost
 	lostAt     time.Time                        // guarded by mu; when; zero: nothing lost
+	idleSince  time.Time                        // guarded by mu; since when there is no active session
 	failovers  int                              // guarded by mu
 	lastTookMS int64                            // guarded by mu
 	swapped    time.Time                        // guarded by mu
@@ -160,6 +161,9 @@ func (m *nodeSessions) addHand(a PillarAddr) {
 
 // run keeps an active and a standby session until ctx ends.
 func (m *nodeSessions) run(ctx context.Context) {
+	m.mu.Lock()
+	m.idleSince = time.Now()
+	m.mu.Unlock()
 	var dials sync.WaitGroup
 	defer func() {
 		m.mu.Lock()
@@ -220,15 +224,8 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	room := 0
-	switch {
-	case m.active == nil:
-		room = dialsIdle
-	case m.standby == nil:
-		room = dialsStandby
-	}
-	wait := backoffMax
-	due := m.due(now, room == 0)
+	room := m.wants()
+	due, wait := m.preferPublic(m.due(now, room == 0), now)
 	for _, c := range m.candidates {
 		if c.dialing && !c.renewing {
 			room--
@@ -271,8 +268,7 @@ func (m *nodeSessions) due(now time.Time, urgent bool) []*candidate {
 	}
 	var list []*candidate
 	for _, c := range m.candidates {
-		connected := m.active != nil && m.active.pillar == c.id || m.standby != nil && m.standby.pillar == c.id
-		if connected || c.dialing || urgent && len(c.waiters) == 0 || len(m.addrsOf(c)) == 0 {
+		if m.serves(c) || c.dialing || urgent && len(c.waiters) == 0 || len(m.addrsOf(c)) == 0 {
 			continue
 		}
 		if len(c.waiters) == 0 && m.gone(c.id) != nil {
@@ -285,6 +281,8 @@ func (m *nodeSessions) due(now time.Time, urgent bool) []*candidate {
 		switch {
 		case len(a.waiters) != len(b.waiters):
 			return len(b.waiters) - len(a.waiters)
+		case m.active != nil && m.isHome(a) != m.isHome(b):
+			return btoi(m.isHome(a)) - btoi(m.isHome(b))
 		case !a.lastFail.Equal(b.lastFail):
 			return a.lastFail.Compare(b.lastFail)
 		default:
@@ -329,16 +327,24 @@ func (m *nodeSessions) part() {
 func (m *nodeSessions) addrsOf(c *candidate) []multiaddr.Multiaddr {
 	addrs := slices.Clone(c.addrs)
 	if r := m.n.pillars(); r != nil {
-		if e, ok := r.Lookup(c.id); ok {
-			e.Local = e.Local || c.hand
-			for _, a := range e.DialAddrs() {
-				if !slices.ContainsFunc(addrs, a.Equal) {
-					addrs = append(addrs, a)
-				}
+		for _, a := range r.DialAddrs(c.id, c.hand) {
+			if !slices.ContainsFunc(addrs, a.Equal) {
+				addrs = append(addrs, a)
 			}
 		}
 	}
 	return addrs
+}
+
+// addrsFor lists where p can be dialled, for whoever does not hold m.mu.
+func (m *nodeSessions) addrsFor(p identity.PillarID) []multiaddr.Multiaddr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.candidates[p]
+	if c == nil {
+		c = &candidate{id: p} // known of the roster alone
+	}
+	return m.addrsOf(c)
 }
 
 // dial opens a session and reports it.
@@ -410,12 +416,11 @@ func (m *nodeSessions) dialled(r dialResult) {
 	case m.active == nil:
 		m.activate(s)
 		return
+	case m.improve(s):
+		return
 	case m.standby == nil && m.active.pillar != s.pillar:
 		m.standby = s
-		select { // a new session: nothing else waits
-		case s.out <- &Nudge{}:
-		default:
-		}
+		s.standBy()
 		m.n.log.Info("standby pillar", "pillar", s.pillar)
 	default:
 		s.end(errors.New("not needed"))
@@ -447,6 +452,7 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	m.n.outbox.setActive(s)
 	m.n.dir.connected(s)
 	m.n.checker.failedOver()
+	m.n.direct.connected()
 	wakeUp(m.n.upkeep)
 	wakeUp(m.n.guard.wake)
 	m.n.outbox.retrySealing()
@@ -460,14 +466,14 @@ func (m *nodeSessions) lost(s *nodeSession) {
 	switch s {
 	case m.standby:
 		m.standby = nil
-		m.failedSession(c, s)
+		m.unplanned(c, s)
 	case m.active:
 		m.active = nil
-		m.lostFrom, m.lostAt = s.pillar, time.Now()
+		m.lostFrom, m.lostAt, m.idleSince = s.pillar, time.Now(), time.Now()
 		if !s.missed.IsZero() {
 			m.lostAt = s.missed
 		}
-		m.failedSession(c, s)
+		m.unplanned(c, s)
 		m.n.log.Info("active pillar lost", "pillar", s.pillar, "err", s.err)
 		if next := m.standby; next != nil && !next.ended() {
 			m.n.outbox.setActive(nil)
@@ -516,6 +522,20 @@ func (m *nodeSessions) standbySession() *nodeSession {
 	return m.standby
 }
 
+// reachedAt lists the pillars that others get to this device through, the active
+// one first.
+func (m *nodeSessions) reachedAt() []identity.PillarID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var at []identity.PillarID
+	for _, s := range []*nodeSession{m.active, m.standby} {
+		if s != nil && !s.ended() {
+			at = append(at, s.pillar)
+		}
+	}
+	return at
+}
+
 // clockWrong reports whether the clock is off: by more than 30 s from all
 // pillars there are sessions with, or were the last time there were any.
 func (m *nodeSessions) clockWrong() bool {
@@ -546,6 +566,7 @@ func (m *nodeSessions) clockConfirmed() bool {
 // is not waited for.
 func (m *nodeSessions) watch(ctx context.Context) {
 	m.n.cfg.Peers.Watch(ctx, func(e PeerEvent) {
+		m.n.direct.peerChanged(e)
 		p := identity.PillarID(e.Peer)
 		m.mu.Lock()
 		c := m.candidates[p]
@@ -554,11 +575,13 @@ func (m *nodeSessions) watch(ctx context.Context) {
 			return
 		}
 		var gone []*nodeSession
-		if e.What == PeerLost {
-			for _, s := range []*nodeSession{m.active, m.standby} {
-				if s != nil && s.pillar == p {
-					gone = append(gone, s)
-				}
+		for _, s := range []*nodeSession{m.active, m.standby} {
+			switch {
+			case s == nil || s.pillar != p:
+			case e.What == PeerLost:
+				gone = append(gone, s)
+			case e.What == PeerUpgraded && s.relayed: // its circuit is closed soon
+				defer s.end(errUpgraded)
 			}
 		}
 		m.mu.Unlock()

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
+	"net/netip"
 	"os"
 	"reflect"
 	"runtime"
@@ -15,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -53,7 +57,7 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		BaseHash: fill[overlay.Hash](7), Dies: vectorCreated, Sig: bytes.Repeat([]byte{8}, 64)}
 	summary := overlay.Summary{Pillar: pillar, Head: vector[0], Vector: fill[overlay.Hash](1), Settled: 5, Front: 6, Count: 7,
 		Digest: overlay.Sum{Hi: 1 << 60, Lo: 2}, Key: fill[overlay.Hash](4), At: vectorCreated, Full: true, Sig: bytes.Repeat([]byte{9}, 64)}
-	return map[string]overlay.Message{
+	samples := map[string]overlay.Message{
 		"hello of a pillar": &overlay.Hello{Role: overlay.RolePillar, Formats: 1, Network: w.network, Time: vectorCreated, Credential: raw, ShortKey: bytes.Repeat([]byte{1}, 32)},
 		"hello of a node":   &overlay.Hello{Role: overlay.RoleNode, Formats: 1, Network: w.network, Time: vectorCreated, Account: account, Credential: []byte("certificate"), ShortKey: []byte{}},
 		"vector":            &overlay.VectorMsg{Full: true, Positions: vector, Islands: []overlay.Span{{Log: fill[overlay.LogID](1), From: 4, To: 9}}},
@@ -68,52 +72,45 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"forked": &overlay.Forked{Head: head, Other: head, Before: fill[overlay.Hash](1),
 			Links: []overlay.LogEntry{{Expires: vectorCreated, ID: ids[0]}, {Expires: vectorCreated, ID: ids[1]}}},
 		"forked, in answer to a follow": &overlay.Forked{Other: head, Before: fill[overlay.Hash](1), Links: []overlay.LogEntry{}},
-		"stubs asked for":               &overlay.Stubs{N: 5, Shorts: []uint64{1, 1 << 63}},
-		"stubs": &overlay.Stubs{N: 5, Answer: true, Next: 2, Stubs: []overlay.Stub{
-			{ID: ids[0], Kind: overlay.KindMessage, Created: vectorCreated, Expires: vectorCreated + 1000, Dot: dot},
-			{ID: ids[1], Kind: overlay.KindReceipt, Created: vectorCreated, Expires: vectorCreated + 2000}}},
-		"trace": &overlay.TraceMsg{N: 6, Sought: []overlay.Sought{{ID: ids[0], Expires: vectorCreated, Dot: dot}, {ID: ids[1]}}},
-		"traced": &overlay.TracedMsg{N: 6, Traces: []overlay.Trace{
-			{Has: true, Kind: overlay.KindMessage, Created: vectorCreated, Expires: vectorCreated + 1000, Size: 700,
-				Received: time.UnixMilli(int64(vectorCreated) + 5).UTC(), Via: overlay.ViaFollow, Dots: []overlay.Dot{dot}},
-			{Why: overlay.AbsentVoid, Detail: "the bytes are no valid record"}}},
-		"compare": &overlay.Compare{N: 7, With: []byte(pillar), Repair: true, After: ids[1]},
-		"compared": &overlay.Compared{N: 7, Fetched: 1, Sent: 2, Diff: overlay.Diff{Settled: vectorCreated, Front: vectorCreated + 20_000, More: true, Bytes: 900, RoundTrips: 3,
-			Took: 40 * time.Millisecond, OnlyHere: []overlay.Difference{{ID: ids[0], Kind: overlay.KindMessage, Created: vectorCreated, Expires: vectorCreated + 1000, Why: overlay.AbsentDeleted, Detail: "entry 3"}},
-			OnlyThere: []overlay.Difference{{ID: ids[1], Kind: overlay.KindEpoch, Created: vectorCreated, Expires: vectorCreated + 1000, Why: overlay.AbsentNever}}}},
-		"compared, refused":   &overlay.Compared{N: 7, Err: refusal},
-		"get":                 &overlay.Get{N: 1, IDs: ids},
-		"got":                 &overlay.Got{N: 1, Records: [][]byte{raw, raw}, Next: 2},
-		"has":                 &overlay.Has{N: 2, IDs: ids},
-		"held":                &overlay.Held{N: 2, Bits: []byte{0x80}},
-		"summary asked":       &overlay.SummaryMsg{},
-		"root":                &overlay.Root{N: 5, Settled: 178_000_000, Front: 178_000_002, Tally: overlay.Tally{Count: 1_000_000, Sum: overlay.Sum{Hi: 3, Lo: 4}}, Key: [8]byte{1, 2}, Spot: &overlay.Spot{Day: 20_000, Bits: 8, Seed: [8]byte{3}, Digest: [8]byte{4}}},
-		"root without a spot": &overlay.Root{N: 5, Answer: true, Settled: 178_000_000, Front: 178_000_002, Key: [8]byte{1, 2}},
-		"cells asked for":     &overlay.Cells{N: 5, Runs: []overlay.CellRun{{From: 24, Count: 100, Cells: []byte{}}}},
-		"cells":               &overlay.Cells{N: 5, Answer: true, Runs: []overlay.CellRun{{Part: 7, From: 24, Count: 1000, Cells: bytes.Repeat([]byte{5}, 26)}}},
-		"buckets":             &overlay.Buckets{N: 5, Settled: 178_000_000, Front: 178_000_002, Seed: fill[[16]byte](1), Bits: 2, Parts: []overlay.AuditPart{{Index: 0, Count: 9, Digest: 1}, {Index: 3, Count: 1, Digest: 1 << 63}}},
-		"ids asked for":       &overlay.IDs{N: 5, Parts: []uint64{3, 9}, Items: []byte{}, Shorts: []uint64{1 << 60, 2}, Records: [][]byte{raw}},
-		"ids":                 &overlay.IDs{N: 5, Answer: true, Items: bytes.Repeat([]byte{6}, 32), Shorts: []uint64{2}, Records: [][]byte{raw}, Next: 2},
-		"summary":             &overlay.SummaryMsg{Summaries: []overlay.Summary{summary}},
-		"register":            &overlay.Register{Account: raw, Device: raw},
-		"registered":          &overlay.Registered{Roster: [][]byte{raw}, Run: 5, Place: 6, MaxBody: 65536},
-		"registered refused":  &overlay.Registered{Err: refusal},
-		"submit":              &overlay.Submit{First: 128, Concern: 2, Records: [][]byte{raw}},
-		"result":              &overlay.Result{Lines: []overlay.ResultLine{{N: 128, Dot: dot, Copies: 2}, {N: 129, Err: refusal}}},
-		"watermark":           &overlay.Watermark{Log: dot.Log, From: 1, To: 300, Copies: 3},
-		"resume":              &overlay.Resume{Box: overlay.BoxDirectory, Cursor: vector, Live: true},
-		"page":                &overlay.Page{Box: overlay.BoxMail, To: 99, Last: true, Records: [][]byte{raw}},
-		"cursor":              &overlay.CursorMsg{Box: overlay.BoxMail, Cursor: vector},
-		"push":                &overlay.Push{To: 100, Records: [][]byte{raw}},
-		"saved":               &overlay.Saved{Box: overlay.BoxMail, To: 100},
-		"check":               &overlay.Check{N: 3, Key: fill[overlay.ShortKey](1), Before: 10, Front: 20, Days: []overlay.DayTally{{Day: 20_000, Tally: overlay.Tally{Count: 3, Sum: overlay.Sum{Hi: 1, Lo: 2}}}}},
-		"checked":             &overlay.Checked{N: 3, More: true, Days: []overlay.Day{20_000}, IDs: ids},
-		"find":                &overlay.Find{N: 4, Watch: true, Accounts: []identity.AccountID{account, other}, IDs: ids, OnlyHeld: true},
-		"found":               &overlay.Found{N: 4, More: true, Err: refusal, Records: [][]byte{raw}, Held: []byte{0x40}},
-		"roster":              &overlay.RosterMsg{Records: [][]byte{raw}},
-		"busy":                &overlay.Busy{Err: refusal},
-		"nudge":               &overlay.Nudge{},
+		"get":                           &overlay.Get{N: 1, IDs: ids},
+		"got":                           &overlay.Got{N: 1, Records: [][]byte{raw, raw}, Next: 2},
+		"has":                           &overlay.Has{N: 2, IDs: ids},
+		"held":                          &overlay.Held{N: 2, Bits: []byte{0x80}},
+		"summary asked":                 &overlay.SummaryMsg{},
+		"root":                          &overlay.Root{N: 5, Settled: 178_000_000, Front: 178_000_002, Tally: overlay.Tally{Count: 1_000_000, Sum: overlay.Sum{Hi: 3, Lo: 4}}, Key: [8]byte{1, 2}, Spot: &overlay.Spot{Day: 20_000, Bits: 8, Seed: [8]byte{3}, Digest: [8]byte{4}}},
+		"root without a spot":           &overlay.Root{N: 5, Answer: true, Settled: 178_000_000, Front: 178_000_002, Key: [8]byte{1, 2}},
+		"cells asked for":               &overlay.Cells{N: 5, Runs: []overlay.CellRun{{From: 24, Count: 100, Cells: []byte{}}}},
+		"cells":                         &overlay.Cells{N: 5, Answer: true, Runs: []overlay.CellRun{{Part: 7, From: 24, Count: 1000, Cells: bytes.Repeat([]byte{5}, 26)}}},
+		"buckets":                       &overlay.Buckets{N: 5, Settled: 178_000_000, Front: 178_000_002, Seed: fill[[16]byte](1), Bits: 2, Parts: []overlay.AuditPart{{Index: 0, Count: 9, Digest: 1}, {Index: 3, Count: 1, Digest: 1 << 63}}},
+		"ids asked for":                 &overlay.IDs{N: 5, Parts: []uint64{3, 9}, Items: []byte{}, Shorts: []uint64{1 << 60, 2}, Records: [][]byte{raw}},
+		"ids":                           &overlay.IDs{N: 5, Answer: true, Items: bytes.Repeat([]byte{6}, 32), Shorts: []uint64{2}, Records: [][]byte{raw}, Next: 2},
+		"summary":                       &overlay.SummaryMsg{Summaries: []overlay.Summary{summary}},
+		"register":                      &overlay.Register{Account: raw, Device: raw},
+		"registered":                    &overlay.Registered{Roster: [][]byte{raw}, Run: 5, Place: 6, MaxBody: 65536},
+		"registered refused":            &overlay.Registered{Err: refusal},
+		"submit":                        &overlay.Submit{First: 128, Concern: 2, Records: [][]byte{raw}},
+		"result":                        &overlay.Result{Lines: []overlay.ResultLine{{N: 128, Dot: dot, Copies: 2}, {N: 129, Err: refusal}}},
+		"watermark":                     &overlay.Watermark{Log: dot.Log, From: 1, To: 300, Copies: 3},
+		"resume":                        &overlay.Resume{Box: overlay.BoxDirectory, Cursor: vector, Live: true},
+		"page":                          &overlay.Page{Box: overlay.BoxMail, To: 99, Last: true, Records: [][]byte{raw}},
+		"cursor":                        &overlay.CursorMsg{Box: overlay.BoxMail, Cursor: vector},
+		"push":                          &overlay.Push{To: 100, Records: [][]byte{raw}},
+		"saved":                         &overlay.Saved{Box: overlay.BoxMail, To: 100},
+		"check":                         &overlay.Check{N: 3, Key: fill[overlay.ShortKey](1), Before: 10, Front: 20, Days: []overlay.DayTally{{Day: 20_000, Tally: overlay.Tally{Count: 3, Sum: overlay.Sum{Hi: 1, Lo: 2}}}}},
+		"checked":                       &overlay.Checked{N: 3, More: true, Days: []overlay.Day{20_000}, IDs: ids},
+		"find":                          &overlay.Find{N: 4, Watch: true, Accounts: []identity.AccountID{account, other}, IDs: ids, OnlyHeld: true},
+		"found":                         &overlay.Found{N: 4, More: true, Err: refusal, Records: [][]byte{raw}, Held: []byte{0x40}},
+		"roster":                        &overlay.RosterMsg{Records: [][]byte{raw}},
+		"busy":                          &overlay.Busy{Err: refusal},
+		"deliver":                       &overlay.Deliver{First: 70_000, Records: [][]byte{raw, raw}},
+		"delivered":                     &overlay.Delivered{Lines: []overlay.DeliveredLine{{N: 70_000}, {N: 70_001, Err: refusal}}},
+		"near":                          &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")}, Near: []multiaddr.Multiaddr{multiaddr.StringCast("/ip4/192.168.1.7/udp/4001/quic-v1")}},
+		"near of nobody near":           &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7")}},
+		"nudge":                         &overlay.Nudge{},
 	}
+	maps.Copy(samples, inspectSamples(ids, dot, pillar, refusal))
+	maps.Copy(samples, w.locateMessages(account, other, pillar, refusal))
+	return samples
 }
 
 // TestWireVectors reads the published frames and encodes them again to the same

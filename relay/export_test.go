@@ -1,12 +1,18 @@
 package relay
 
-import "github.com/libp2p/go-libp2p/core/peer"
+import (
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
 
 // RankDials is rankDials, for its test.
 var RankDials = rankDials
 
 // PunchLoopback has holes punched to loopback addresses, where tests live.
 func PunchLoopback(c *Config) { c.punchLoopback = true }
+
+// Simulate has a host made with options of its own, after all others.
+func Simulate(c *Config, opts ...libp2p.Option) { c.simulated = opts }
 
 // Circuits is how many circuits h has with p.
 func Circuits(h *Host, p peer.ID) (n int) {

@@ -127,27 +127,27 @@ func remember(m map[peer.ID]time.Time, p peer.ID, until time.Time, most int) {
 	m[p] = until
 }
 
-// know makes addrs, bare ones, what Connect was told last about p.
+// know makes addrs, bare ones, what Connect was told last about p. Where one is
+// a circuit's, the relay in it may be dialled as well.
 func (g *gate) know(p peer.ID, addrs []multiaddr.Multiaddr) {
-	if len(addrs) == 0 {
-		return
-	}
-	k := &knownAddrs{addrs: make(map[string]bool), names: make(map[string]bool), until: time.Now().Add(knownFor)}
-	relays := make(map[peer.ID][]multiaddr.Multiaddr)
-	for _, a := range addrs[:min(len(addrs), maxAddrs)] {
-		k.addrs[string(a.Bytes())] = true
-		if isName(a) {
-			k.names[port(a)] = true
-		}
-		if r, at := relayOf(a); r != "" && at != nil {
-			relays[r] = append(relays[r], at)
-		}
-	}
-	for r, at := range relays {
-		g.know(r, at)
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := time.Now()
+	k := newKnown(now)
+	for _, a := range addrs[:min(len(addrs), maxAddrs)] {
+		k.add(a)
+		if r, at := relayOf(a); r != "" && at != nil {
+			if g.known[r] == nil {
+				g.keep(r, newKnown(now))
+			}
+			g.known[r].add(at)
+		}
+	}
+	g.keep(p, k)
+}
+
+// keep makes k what is known of p. g.mu is held.
+func (g *gate) keep(p peer.ID, k *knownAddrs) {
 	if g.known[p] == nil && len(g.known) >= maxKnown {
 		var first peer.ID
 		for q, o := range g.known {
@@ -158,6 +158,20 @@ func (g *gate) know(p peer.ID, addrs []multiaddr.Multiaddr) {
 		delete(g.known, first)
 	}
 	g.known[p] = k
+}
+
+func newKnown(now time.Time) *knownAddrs {
+	return &knownAddrs{addrs: make(map[string]bool), names: make(map[string]bool), until: now.Add(knownFor)}
+}
+
+func (k *knownAddrs) add(a multiaddr.Multiaddr) {
+	if len(k.addrs) >= maxAddrs {
+		return
+	}
+	k.addrs[string(a.Bytes())] = true
+	if isName(a) {
+		k.names[port(a)] = true
+	}
 }
 
 // permit allows addrs to be dialled until the returned function is called.
@@ -204,16 +218,16 @@ func (g *gate) InterceptAddrDial(p peer.ID, a multiaddr.Multiaddr) bool {
 }
 
 func (g *gate) mayDial(p peer.ID, a multiaddr.Multiaddr) bool {
-	key := string(a.Bytes())
+	key := a.Bytes()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.permits[p][key] > 0 {
+	if g.permits[p][string(key)] > 0 {
 		return true
 	}
 	if k := g.known[p]; k != nil {
 		if k.until.Before(time.Now()) {
 			delete(g.known, p)
-		} else if k.addrs[key] || len(k.names) > 0 && k.names[port(a)] {
+		} else if k.addrs[string(key)] || len(k.names) > 0 && k.names[port(a)] {
 			return true
 		}
 	}

@@ -34,7 +34,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	relayv2 "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
@@ -61,7 +60,7 @@ type Host struct {
 	log     *slog.Logger
 	host    host.Host
 	swarm   *swarm.Swarm
-	service *relayv2.Relay // nil where it does not relay for others
+	service *relayService // nil where it does not relay for others
 	table   overlay.PeerTable
 	metrics *metrics
 	gate    *gate
@@ -154,7 +153,7 @@ func New(cfg Config) (*Host, error) {
 	} else {
 		opts = append(opts, libp2p.PrometheusRegisterer(cfg.Registerer))
 	}
-	lh, err := libp2p.New(opts...)
+	lh, err := libp2p.New(append(opts, cfg.simulated...)...)
 	if err != nil {
 		_ = resources.Close()
 		_ = trimmer.Close()
@@ -188,11 +187,10 @@ func New(cfg Config) (*Host, error) {
 		return nil, fmt.Errorf("relay: %w", err)
 	}
 	if cfg.public() {
-		h.service, err = relayv2.New(lh, relayv2.WithResources(relayResources(cfg)), relayv2.WithACL(acl(cfg.AllowRelay)))
-		if err != nil {
+		if h.service, err = newRelayService(lh, cfg, counters); err != nil {
 			cancel()
 			_ = lh.Close()
-			return nil, fmt.Errorf("relay: relay service: %w", err)
+			return nil, fmt.Errorf("relay: %w", err)
 		}
 	}
 	sw.Notify(&network.NotifyBundle{ConnectedF: h.connected, DisconnectedF: h.disconnected})
@@ -386,7 +384,7 @@ func (h *Host) Shutdown() error {
 	h.mu.Unlock()
 	h.stop()
 	if h.service != nil {
-		_ = h.service.Close()
+		_ = h.service.relay.Close()
 	}
 	err := h.host.Close()
 	h.work.Wait()

@@ -16,6 +16,11 @@ type metrics struct {
 	punched         *prometheus.CounterVec // transport
 	strangers       prometheus.Counter
 	unasked         prometheus.Counter
+	circuits        prometheus.Gauge
+	reservations    prometheus.Gauge
+	circuitRequests *prometheus.CounterVec // outcome
+	relayRefused    *prometheus.CounterVec // reason
+	relayedBytes    prometheus.Counter
 }
 
 // How a packet travels.
@@ -84,11 +89,25 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}
 		return c
 	}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "obelisk_relay_" + name, Help: help})
+		if reg != nil {
+			g = register(reg, g)
+		}
+		return g
+	}
 	m.punches = vec("punches_total", "Attempts to make a circuit's peer a direct one, at either end, by outcome: direct, failed, unanswered or refused.",
 		"outcome", punchDirect, punchFailed, punchUnanswered, punchRefused)
 	m.punched = vec("punched_total", "Direct connections that attempts ended in, by transport: quic or tcp.", "transport", transportQUIC, transportTCP)
 	m.strangers = one("strangers_refused_total", "Connections refused because nobody expected the peer.")
 	m.unasked = one("addresses_not_dialled_total", "Addresses that a peer advertised and that were not dialled.")
+	m.circuits = gauge("circuits", "Circuits that this pillar relays now.")
+	m.reservations = gauge("reservations", "Peers that have a reservation at this pillar.")
+	m.circuitRequests = vec("circuit_requests_total", "Requests for a circuit that were not refused, by outcome.",
+		"outcome", circuitMade, circuitUnreserved, circuitFull, circuitFailed)
+	m.relayRefused = vec("refused_total", "Requests to the relay service that were refused, by reason.", "reason",
+		refuseStranger, refuseMalformed, refuseAccount, refusePrefix, refuseTotal, refuseOpen, refuseReserved)
+	m.relayedBytes = one("relayed_bytes_total", "Bytes relayed for others.")
 	return m
 }
 

@@ -49,7 +49,7 @@ func (h *Host) disconnected(_ network.Network, c network.Conn) {
 	if h.table.Remove(p, pathOf(c)) {
 		h.losePackets(p)
 		h.rtts.forget(p)
-		h.slots.set(p, time.Time{})
+		h.slots.forget(p)
 	}
 	if pathOf(c) == overlay.PathRelayed || len(h.swarm.ConnsToPeer(p)) > 0 {
 		h.upgrades.look(p)

@@ -120,8 +120,13 @@ func TestUpgradeIsReported(t *testing.T) {
 func TestReserveRefused(t *testing.T) {
 	friend := newHost(t, relay.Config{})
 	picky := listening(t, relay.Config{
-		Role:       relay.RolePillar,
-		AllowRelay: func(p peer.ID) bool { return p == friend.Self() },
+		Role: relay.RolePillar,
+		RelayUser: func(p peer.ID) relay.RelayUser {
+			if p == friend.Self() {
+				return relay.RelayUser{Class: relay.RelayNode}
+			}
+			return relay.RelayUser{}
+		},
 	}, tcp)
 	small := listening(t, relay.Config{Role: relay.RolePillar, PerIP: 1}, tcp)
 	home := listening(t, relay.Config{Role: relay.RolePillar, Home: true}, tcp)

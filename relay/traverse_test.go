@@ -14,6 +14,7 @@ import (
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/overlay/linktest"
 	"github.com/obelisk-network/obelisk/relay"
 )
 
@@ -52,6 +53,27 @@ func reserved(t testing.TB, h *relay.Host, pillars ...*relay.Host) {
 func pathTo(h *relay.Host, p peer.ID) overlay.Path {
 	info, _ := h.Info(p)
 	return info.Path
+}
+
+func TestTraversal(t *testing.T) {
+	for name, listen := range map[string]string{"quic": quic, "tcp": tcp} {
+		t.Run(name, func(t *testing.T) {
+			linktest.RunTraversal(t, func(*testing.T) linktest.TraversalRig {
+				return linktest.TraversalRig{
+					Pillar: func(t *testing.T) linktest.Host { return listening(t, relay.Config{Role: relay.RolePillar}, listen) },
+					Node: func(t *testing.T) linktest.Traverser {
+						h, _ := punching(t, listen)
+						return h
+					},
+					Reserve: func(t *testing.T, node linktest.Traverser, pillar linktest.Host) {
+						if err := node.(*relay.Host).Reserve(within(t), pillar.Self()); err != nil {
+							t.Fatal(err)
+						}
+					},
+				}
+			})
+		})
+	}
 }
 
 func TestDialThrough(t *testing.T) {

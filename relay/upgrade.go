@@ -58,11 +58,10 @@ type upgrades struct {
 
 // pair is a peer that is connected by a circuit, or was.
 type pair struct {
-	tries   int
-	next    time.Time // when to try again
-	busy    bool      // an attempt is going on
-	direct  time.Time // since when the circuit is not needed; zero: it is
-	circuit bool
+	tries  int
+	next   time.Time // when to try again
+	busy   bool      // an attempt is going on
+	direct time.Time // since when the circuit is not needed; zero: it is
 }
 
 type punchDone struct {
