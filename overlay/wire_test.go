@@ -106,6 +106,7 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"delivered":                     &overlay.Delivered{Lines: []overlay.DeliveredLine{{N: 70_000}, {N: 70_001, Err: refusal}}},
 		"near":                          &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")}, Near: []multiaddr.Multiaddr{multiaddr.StringCast("/ip4/192.168.1.7/udp/4001/quic-v1")}},
 		"near of nobody near":           &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7")}},
+		"nudge":                         &overlay.Nudge{},
 	}
 	maps.Copy(samples, inspectSamples(ids, dot, pillar, refusal))
 	maps.Copy(samples, w.locateMessages(account, other, pillar, refusal))
