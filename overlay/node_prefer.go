@@ -115,6 +115,7 @@ func (m *nodeSessions) improve(s *nodeSession) (used bool) {
 		old := m.standby
 		m.standby = s
 		m.mu.Unlock()
+		m.changed()
 		m.n.log.Info("standby pillar", "pillar", s.pillar, "before", old.pillar)
 		old.end(errBetter)
 		return true

@@ -347,6 +347,7 @@ func (m *nodeSessions) dialled(r dialResult) {
 		return
 	case m.standby == nil && m.active.pillar != s.pillar:
 		m.standby = s
+		m.changed()
 		m.n.log.Info("standby pillar", "pillar", s.pillar)
 	default:
 		s.end(errors.New("not needed"))
@@ -389,6 +390,7 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	}
 	m.lostAt, m.lostFrom = time.Time{}, ""
 	m.mu.Unlock()
+	m.changed()
 	m.n.log.Info("active pillar", "pillar", s.pillar, "failover", e != nil)
 	if e != nil {
 		m.n.metrics.failovers.Inc()
@@ -401,6 +403,14 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	m.n.direct.connected()
 	wakeUp(m.n.upkeep)
 	m.n.outbox.retrySealing()
+}
+
+// changed tells whoever wants to know that the active or standby session is
+// another one. m.mu may be held.
+func (m *nodeSessions) changed() {
+	if told := m.n.cfg.PillarsChanged; told != nil {
+		told()
+	}
 }
 
 // lost takes note that a session ended; the standby takes over at once.
@@ -458,13 +468,17 @@ func (m *nodeSessions) standbySession() *nodeSession {
 }
 
 // reachedAt lists the pillars that others get to this device through, the active
-// one first.
+// one first. Home pillars carry no circuits.
 func (m *nodeSessions) reachedAt() []identity.PillarID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	roster := m.n.pillars()
 	var at []identity.PillarID
 	for _, s := range []*nodeSession{m.active, m.standby} {
-		if s != nil && !s.ended() {
+		if s == nil || s.ended() {
+			continue
+		}
+		if e, ok := roster.Lookup(s.pillar); ok && !e.Info.Home {
 			at = append(at, s.pillar)
 		}
 	}
