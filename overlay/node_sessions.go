@@ -23,6 +23,7 @@ const (
 	dialsStandby = 1 // at once while only the standby is missing
 	openTimeout  = 10 * time.Second
 	clockLimit   = 30 * time.Second
+	closedFails  = 2                // so many failures a pillar counts as having that takes only others
 	swapPause    = 10 * time.Second // between leaving pillars that refuse
 )
 
@@ -439,9 +440,12 @@ func (m *nodeSessions) dialled(r dialResult) {
 func (m *nodeSessions) failed(c *candidate, err error) {
 	level := m.n.log.Debug
 	switch CodeOf(err) {
-	case CodeWrongNetwork, CodeNotAdmitted, CodeRegistrationClosed, CodeRemovedDevice:
+	case CodeWrongNetwork, CodeNotAdmitted, CodeRemovedDevice:
 		level = m.n.log.Warn
 		c.fails = max(c.fails, 5)
+	case CodeRegistrationClosed: // until its operator allows the account, which may be any moment
+		level = m.n.log.Warn
+		c.fails = min(c.fails, closedFails)
 	}
 	if errors.Is(err, ErrCloned) {
 		level = m.n.log.Error
