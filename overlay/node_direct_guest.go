@@ -17,7 +17,7 @@ import (
 const (
 	maxGreeting      = 64 // streams before their Hello, of all
 	maxGreetingPeer  = 4  // and of one device
-	maxGuests        = 256
+	maxGuests        = 128
 	guestIdle        = 10 * time.Minute // between frames
 	guestStall       = 20 * time.Second // between bytes of a frame
 	guestFrameIn     = 2 * time.Minute  // for a whole frame
