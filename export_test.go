@@ -14,6 +14,12 @@ func (n *Node) Reserved(p PillarID) bool {
 	return n.current().host.ReservedUntil(peer.ID(p)).After(time.Now())
 }
 
+// HangUp drops the node's connections with a peer.
+func (n *Node) HangUp(p PillarID) error { return n.current().host.Close(peer.ID(p)) }
+
+// HangUp drops the pillar's connections with another.
+func (p *Pillar) HangUp(q PillarID) error { return p.host.Close(peer.ID(q)) }
+
 // HeirOf is whom a pillar that leaves relies on.
 func HeirOf(pillars []overlay.PillarStatus) (PillarID, bool) { return heirOf(pillars) }
 

@@ -148,7 +148,7 @@ func (n *homeNotice) offer(now time.Time, addrs []multiaddr.Multiaddr) bool {
 
 // homeReach keeps a home pillar reachable through public ones.
 type homeReach struct {
-	first chan struct{} // closed when addresses are known
+	first chan struct{} // closed when addresses are in the pillar's record
 
 	mu     sync.Mutex
 	choice homeChoice            // guarded by mu
@@ -181,12 +181,14 @@ func (p *Pillar) stayReachable(ctx context.Context) error {
 	reserving.Go(func() { _ = p.host.KeepReserved(ctx, p.reserveAt) }) // ends with ctx only
 	tick := time.NewTicker(homePoll)
 	defer tick.Stop()
+	first := sync.OnceFunc(func() { close(p.home.first) })
 	for {
 		if p.tellReach(time.Now()) {
 			p.log.Info("reached through other pillars", "pillars", p.home.relays())
 			if err := p.core.Readdress(); err != nil {
 				p.log.Warn("own pillar record not renewed", "err", err)
 			}
+			first()
 		}
 		select {
 		case <-ctx.Done():
@@ -219,9 +221,6 @@ func (p *Pillar) tellReach(now time.Time) bool {
 	r.choice.update(now, connected, p.holds(now))
 	if !r.notice.offer(now, p.core.Roster().Circuits(overlay.MaxAddrs-len(p.cfg.Announce), r.choice.holding())) {
 		return false
-	}
-	if r.addrs == nil {
-		close(r.first)
 	}
 	r.addrs = r.notice.told
 	return true

@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"bytes"
 	"fmt"
 	"math"
 
@@ -62,9 +61,6 @@ type chain struct {
 	// apart reports whether the provider's clock says another time than ours: then
 	// what looks wrong by ours proves nothing.
 	apart func() bool
-	// vouches reports whether the log's pillar is here and tells an entry: then
-	// nobody else is believed that it is gone.
-	vouches func(pillar identity.PillarID, seq uint64) bool
 	// limit returns a place of the log ahead whose hash is linked to a signed
 	// head already: what is held, or another follow began, from there on. nil: no
 	// such place is looked for.
@@ -82,13 +78,14 @@ type chain struct {
 	bytes   int                  // of pending
 	since   int                  // bytes since the last head that was far enough
 	void    int                  // entries taken that are void
+	covers  []reachedHead        // what vouches for gone entries in pending
 	other   *fork                // pending passed a place that has another hash
 }
 
 // taken is a run that links to a signed head.
 type taken struct {
 	*overlay.LogRun
-	reached []reachedHead // at its end, and where the first one began; several of a joined one
+	reached []reachedHead // at its end, where the first one began, and what vouches for gone entries; several of a joined one
 	bytes   int
 	counted int // of them, in the provider's room
 	last    uint64
@@ -128,8 +125,12 @@ func (c *chain) take(b *overlay.Batch) (*taken, error) {
 		return nil, faulty(faultOrder, "expected entry %d, got %d", c.next, b.From)
 	case len(b.Entries) == 0:
 		return nil, faulty(faultOrder, "an empty batch")
-	case b.Head == nil:
-		return nil, faulty(faultHead, "a batch without a head")
+	case b.Head == nil && c.head.Seq == 0:
+		return nil, faulty(faultHead, "no head at all")
+	}
+	if b.Head == nil { // the one before leads on
+		head := c.head
+		b.Head = &head
 	}
 	last, err := c.measure(b)
 	if err != nil {
@@ -220,20 +221,24 @@ func (c *chain) measure(b *overlay.Batch) (last uint64, err error) {
 	return last, nil
 }
 
-// checkGone refuses what is only said to be gone. Of a run of gone entries
-// nothing can be checked: not that they expired, which a provider could say of
-// anything that lives. Their pillar may, of its own log; it has signed so for the
-// log's base; and what is older than the whole log's end of life is gone.
+// checkGone refuses what is only said to be gone: of a run of gone entries nothing
+// can be checked, which a provider could say of anything that lives. The log's
+// pillar has to have signed it: for the log's base, or by when all entries up to a
+// head died.
 func (c *chain) checkGone(b *overlay.Batch) error {
-	if b.Head.Pillar == c.provider || b.Head.Dies <= c.now() {
-		return nil
-	}
 	at := b.From - 1
 	for i := range b.Entries {
 		e := &b.Entries[i]
-		if at += e.Len(); e.Why == overlay.WhyGone && at > b.Head.BaseSeq && c.vouches(b.Head.Pillar, at) {
-			return errUnvouched
+		if at += e.Len(); e.Why != overlay.WhyGone {
+			continue
 		}
+		if !b.Head.Over(at, c.now()+goneSlack) {
+			if c.apart() {
+				return errClocks
+			}
+			return faulty(faultGone, "nothing signed says that entries to %d have expired", at)
+		}
+		c.covers = append(c.covers, reachedHead{head: b.Head, gone: at})
 	}
 	return nil
 }
@@ -254,11 +259,12 @@ func (c *chain) run(head *overlay.Head, met bool) *taken {
 		bytes: c.bytes, last: c.next - 1, met: met,
 	}
 	if c.opened != nil {
-		r.reached, c.opened = append(r.reached, reachedHead{c.opened, false}), nil
+		r.reached, c.opened = append(r.reached, reachedHead{head: c.opened}), nil
 	}
 	if head != nil {
-		r.reached = append(r.reached, reachedHead{head, c.since >= headBytes})
+		r.reached = append(r.reached, reachedHead{head: head, spaced: c.since >= headBytes})
 	}
+	r.reached, c.covers = append(r.reached, c.covers...), nil
 	if c.since >= headBytes {
 		c.since = 0
 	}
@@ -293,7 +299,7 @@ func (f *fork) prove(pending []overlay.BatchEntry, head *overlay.Head) *overlay.
 
 // checkHead verifies a head unless it is the one that verified last.
 func (c *chain) checkHead(h *overlay.Head) error {
-	if h.Seq == c.head.Seq && h.Hash == c.head.Hash && h.Dies == c.head.Dies && bytes.Equal(h.Sig, c.head.Sig) {
+	if h.Equal(&c.head) {
 		return nil
 	}
 	if h.Position(c.network).Log != c.log {

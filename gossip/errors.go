@@ -25,15 +25,15 @@ var (
 	// errUnproven: the log was forked, but what would prove it to others is not
 	// kept here.
 	errUnproven = errors.New("the log was forked, which cannot be proven from here")
-	// errUnvouched: a provider says that entries are gone which their pillar, who is
-	// here, tells.
-	errUnvouched = errors.New("entries are said to be gone that their pillar can be asked for")
 	// errVague: a provider's history differs from ours, and where it does he shows
 	// no entries. That proves nothing, and changes nothing here.
 	errVague = errors.New("another history, without the entries that make it one")
 	// errBetter, errIdle: why a follow is ended that is not needed.
 	errBetter = errors.New("somebody else offers more of it")
 	errIdle   = errors.New("nothing moves in it")
+	// errLowered: what a live follow brought turned out to be lost. Another one
+	// begins where the log ends now.
+	errLowered = errors.New("what is held of it ends lower now")
 )
 
 // misframed reports whether reading failed because the other side broke the

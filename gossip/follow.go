@@ -49,6 +49,7 @@ type follow struct {
 	begins  atomic.Uint64        // first entry the stream brings; 0 until that is known
 	opening atomic.Pointer[lead] // behind which it begins, if the provider chose that
 	reached atomic.Uint64        // last entry received
+	top     atomic.Uint64        // of the log here, when something was stored last
 	brought atomic.Uint64        // entries that were new here
 	since   time.Time            // when it was started
 	moved   atomic.Int64         // when bytes came last, Unix ns of time.Now
@@ -119,14 +120,6 @@ func (f *follow) chain() *chain {
 		known: func(p identity.PillarID) bool {
 			return m.knows(p) && (m.logs.holdsAny(f.log) || m.logs.written(p) < maxLogsOf && !m.forks.tooMany(p))
 		}}
-	c.vouches = func(pillar identity.PillarID, seq uint64) bool {
-		owner := m.sessions.get(peer.ID(pillar))
-		if owner == nil {
-			return false
-		}
-		_, tells := owner.told(f.log).runs.find(seq)
-		return tells
-	}
 	c.apart = func() bool {
 		skew, known := m.clocks.skew(f.provider.id)
 		return known && skew.Abs() > clocksApart
@@ -294,7 +287,7 @@ func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan *
 }
 
 // store has the Replica take a run; history waits for its turn.
-func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.LogState, error) {
+func (f *follow) store(ctx context.Context, run *taken, history bool) (state overlay.LogState, err error) {
 	m := f.m
 	if history {
 		select {
@@ -309,7 +302,10 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 	}
 	held, _ := m.logs.state(f.log)
 	fresh := spans{{run.From, run.last}}.minus(heldSpans(&held)).count()
-	state, err := m.cfg.Replica.Apply(ctx, *run.LogRun)
+	if run.Notes, err = m.endsNote(f.log, run); err != nil {
+		return overlay.LogState{}, err
+	}
+	state, err = m.cfg.Replica.Apply(ctx, *run.LogRun)
 	switch {
 	case err == nil:
 	case errors.Is(err, overlay.ErrConflict) && vague(run.Entries):
@@ -319,7 +315,14 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 	default:
 		return state, applyError{err}
 	}
+	f.top.Store(state.Top().Seq)
 	m.logs.keepHeads(f.log, run.reached)
+	if slices.ContainsFunc(run.reached, func(r reachedHead) bool { return r.gone > 0 }) {
+		// Without the head that vouches for it a gone run cannot be passed on.
+		if err := m.storeHeads(ctx, f.log); err != nil {
+			return state, applyError{err}
+		}
+	}
 	m.met.entriesNew.Add(float64(fresh))
 	f.brought.Add(fresh)
 	if history {

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"slices"
+	"sort"
 	"sync"
 
 	"github.com/obelisk-network/obelisk/overlay"
@@ -25,6 +26,16 @@ func headLead(log overlay.LogID, h *overlay.Head) *lead {
 	return &lead{pos: overlay.Position{Log: log, Seq: h.Seq, Hash: h.Hash}, dies: h.Dies, nonce: h.Nonce, head: h}
 }
 
+// over reports whether the head says that every entry up to seq has expired by
+// now.
+func (l *lead) over(seq, now uint64) bool {
+	h := l.known()
+	if h == nil {
+		h = &overlay.Head{Seq: l.pos.Seq, BaseSeq: l.base.Seq, Dies: l.dies}
+	}
+	return l.pos.Seq >= seq && h.Over(seq, now)
+}
+
 // get returns the head, signed by sign if there is none yet; nil if it cannot
 // be.
 func (l *lead) get(sign func(l *lead) *overlay.Head) *overlay.Head {
@@ -46,7 +57,8 @@ func (l *lead) known() *overlay.Head {
 // reachedHead is a head that a followed run ended at.
 type reachedHead struct {
 	head   *overlay.Head
-	spaced bool // enough bytes came since the last one that was kept
+	spaced bool   // enough bytes came since the last one that was kept
+	gone   uint64 // not 0: it may be past the run's end, and says that everything up to here has expired
 }
 
 // heads are the signed heads of one log: those kept for serving history, one in
@@ -56,8 +68,12 @@ type heads struct {
 	kept   []*lead // ascending
 	stored int     // how many of kept the disk has, unchanged
 	ends   []*lead // ascending; at the ends of what is held now
-	unsaid bool    // ends changed since they were stored
-	rev    uint64  // counts changes of both
+	unsaid bool    // ends or cover changed since they were stored
+	// cover says of the gone entries up to coverTo that they have expired. It may be
+	// past what is held, so nothing else is proven by it.
+	cover   *lead
+	coverTo uint64
+	rev     uint64 // counts changes of both
 }
 
 // load takes what the disk has.
@@ -67,7 +83,9 @@ func (h *heads) load(s *overlay.LogState, kept, ends []*overlay.Head) {
 	}
 	h.stored = len(h.kept)
 	for _, head := range ends {
-		h.note(headLead(s.Log, head), s)
+		if l := headLead(s.Log, head); !h.note(l, s) {
+			h.vouch(l, head.BaseSeq)
+		}
 	}
 	h.unsaid = false
 }
@@ -95,16 +113,39 @@ func (h *heads) keep(l *lead, forced bool) bool {
 	return true
 }
 
-// note remembers l if something ends or begins at it in s.
-func (h *heads) note(l *lead, s *overlay.LogState) {
+// note remembers l if something ends or begins at it in s, and reports whether it
+// does.
+func (h *heads) note(l *lead, s *overlay.LogState) bool {
 	if !isEnd(s, overlay.Mark{Seq: l.pos.Seq, Hash: l.pos.Hash}) {
-		return
+		return false
 	}
 	if i, found := slices.BinarySearchFunc(h.ends, l.pos.Seq, markOrder); !found {
 		h.ends = slices.Insert(h.ends, i, l)
 		h.unsaid = true
 		h.rev++
 	}
+	return true
+}
+
+// vouch remembers l for gone entries up to seq.
+func (h *heads) vouch(l *lead, seq uint64) {
+	if h.cover == nil || seq > h.coverTo {
+		h.cover, h.coverTo = l, seq
+		h.unsaid = true
+		h.rev++
+	}
+}
+
+// over is the last entry up to which heads say that everything has expired by
+// now.
+func (h *heads) over(now uint64) (seq uint64) {
+	for _, list := range [][]*lead{h.kept, h.ends} {
+		i := sort.Search(len(list), func(i int) bool { return list[i].dies > now }) // dies grows with a log
+		if i > 0 {
+			seq = max(seq, list[i-1].pos.Seq)
+		}
+	}
+	return max(seq, h.coverTo)
 }
 
 // settle forgets ends at which nothing ends any more, and notes the newest head.

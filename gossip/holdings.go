@@ -40,6 +40,8 @@ type holdings struct {
 	pending []change  // guarded by mu
 	seen    counted   // guarded by mu
 	guard   time.Time // guarded by mu
+	// unseen are records of seen that are gone since: they may come again.
+	unseen map[uint64]struct{} // guarded by mu
 }
 
 // change is a record that came, or went.
@@ -96,6 +98,23 @@ func (h *holdings) count(key overlay.ShortKey) (*ledger, counted, error) {
 	return l, seen, nil
 }
 
+// whole returns S of the instants as the disk has it, named under a key that is
+// nobody's but this round's.
+func (h *holdings) whole(under overlay.ShortKey, settled, front uint64) ([]place, error) {
+	places := []place{}
+	names := h.m.hashing(under)
+	err := h.m.cfg.Records.Each(front*stepMillis, func(id overlay.RecordID, created, expires uint64) bool {
+		if created/stepMillis < settled && expires/stepMillis >= front {
+			places = append(places, place{ledgerItem{names.short(&id), prefixOf(&id)}, expires / stepMillis})
+		}
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("gossip: list records: %w", err)
+	}
+	return places, nil
+}
+
 // committed counts what became durable, and uncounts what is gone. It does not
 // block for long.
 func (h *holdings) committed(c *overlay.CommitEvent) {
@@ -103,13 +122,13 @@ func (h *holdings) committed(c *overlay.CommitEvent) {
 		return
 	}
 	changes := make([]change, 0, len(c.New)+len(c.Gone))
+	for _, r := range c.Gone {
+		changes = append(changes, change{r, true})
+	}
 	for _, r := range c.New {
 		if r.Kind != overlay.KindPillar && r.Kind != overlay.KindRevocation {
 			changes = append(changes, change{overlay.RecordStub{ID: r.ID, Created: r.Created, Expires: r.Expires}, false})
 		}
-	}
-	for _, r := range c.Gone {
-		changes = append(changes, change{r, true})
 	}
 	key := h.key()
 	entries := h.entries(key, changes)
@@ -126,7 +145,9 @@ func (h *holdings) committed(c *overlay.CommitEvent) {
 }
 
 // hashing is how records are named under a key.
-func (m *Mesh) hashing(key overlay.ShortKey) hashing { return hashing{key, m.cfg.omitShort} }
+func (m *Mesh) hashing(key overlay.ShortKey) hashing {
+	return hashing{key, m.cfg.omitShort, m.cfg.alike}
+}
 
 func (h *holdings) entries(key overlay.ShortKey, changes []change) []entry {
 	hash := h.m.hashing(key)
@@ -141,7 +162,7 @@ func (h *holdings) entries(key overlay.ShortKey, changes []change) []entry {
 func (h *holdings) applyLocked(changes []change, entries []entry) {
 	h.advanceLocked()
 	if h.seen != nil && time.Now().After(h.guard) {
-		h.seen = nil
+		h.seen, h.unseen = nil, nil
 	}
 	for from := 0; from < len(changes); {
 		to := from
@@ -153,9 +174,15 @@ func (h *holdings) applyLocked(changes []change, entries []entry) {
 		case changes[from].gone:
 			for i := range run {
 				h.ledger.remove(&run[i])
+				if h.seen != nil {
+					h.unseen[run[i].short] = struct{}{}
+				}
 			}
 		case h.seen != nil:
-			h.ledger.add(slices.DeleteFunc(run, func(e entry) bool { return h.seen.has(e.short) }))
+			h.ledger.add(slices.DeleteFunc(run, func(e entry) bool {
+				_, gone := h.unseen[e.short]
+				return !gone && h.seen.has(e.short)
+			}))
 		default:
 			h.ledger.add(run)
 		}
@@ -257,6 +284,7 @@ func (h *holdings) again(ctx context.Context) error {
 	h.recount = false
 	if err == nil {
 		h.ledger, h.seen, h.guard = l, seen, time.Now().Add(countedFor)
+		h.unseen = map[uint64]struct{}{}
 	}
 	h.applyLocked(h.pending, h.entries(h.ledger.key, h.pending))
 	h.pending = nil

@@ -191,7 +191,7 @@ func (m *Mesh) Repair(ctx context.Context, of, with identity.PillarID) (overlay.
 	if err != nil {
 		return overlay.Repaired{}, err
 	}
-	return overlay.Repaired{int(msg.Fetched), int(msg.Sent), msg.Diff.Bytes, time.Since(begun)}, nil
+	return overlay.Repaired{Fetched: int(msg.Fetched), Sent: int(msg.Sent), Bytes: msg.Diff.Bytes, Took: time.Since(begun)}, nil
 }
 
 func (m *Mesh) repair(ctx context.Context, s *session) (overlay.Repaired, error) {

@@ -13,7 +13,8 @@ import (
 // Heads are kept as notes "gossip/heads/" + LogID + chunk (two bytes
 // big-endian), each a list of up to headsPerNote heads: with them any holder
 // can serve a log's history in runs that link to signed heads. Those at which
-// something ends are the note "gossip/ends/" + LogID.
+// something ends, and the one that says of gone entries that they have expired, are
+// the note "gossip/ends/" + LogID.
 const (
 	headsPrefix  = "gossip/heads/"
 	endsPrefix   = "gossip/ends/"
@@ -48,7 +49,6 @@ func (m *Mesh) loadLogs() error {
 			return err
 		}
 		m.logs.load(s, kept, ends)
-		m.findBase(&s)
 	}
 	return nil
 }
@@ -68,17 +68,6 @@ func (m *Mesh) loadHeads(log overlay.LogID, key string) ([]*overlay.Head, error)
 		return nil, nil
 	}
 	return heads, nil
-}
-
-// findBase looks up how much of the beginning of an own log is gone.
-func (m *Mesh) findBase(s *overlay.LogState) {
-	if s.Pillar != m.self {
-		return
-	}
-	first, err := m.cfg.Replica.Read(s.Log, 1, 1)
-	if err == nil && len(first) > 0 && first[0].Why == overlay.WhyGone {
-		m.logs.setBase(s.Log, overlay.Mark{Seq: first[0].Count, Hash: overlay.Hash(first[0].ID)})
-	}
 }
 
 func decodeHeads(data []byte) ([]*overlay.Head, error) {
@@ -114,9 +103,6 @@ func (m *Mesh) keep(ctx context.Context) {
 			}
 		}
 		if n%forgetEvery == 0 {
-			for _, s := range m.logs.states() {
-				m.findBase(&s)
-			}
 			if m.clocks.agree() {
 				m.forks.expire(ctx)
 			}
@@ -152,13 +138,48 @@ func (m *Mesh) storeHeads(ctx context.Context, log overlay.LogID) error {
 }
 
 func (m *Mesh) saveHeads(ctx context.Context, key string, leads []*lead) error {
+	note, err := m.encodeHeads(leads)
+	if err != nil {
+		return err
+	}
+	return m.cfg.Notes.SaveNote(ctx, key, note)
+}
+
+func (m *Mesh) encodeHeads(leads []*lead) ([]byte, error) {
 	b := canon.AppendArray(nil, len(leads))
 	for _, l := range leads {
 		h := l.get(m.signHead)
 		if h == nil {
-			return errNoHead
+			return nil, errNoHead
 		}
 		b = h.Append(b)
 	}
-	return m.cfg.Notes.SaveNote(ctx, key, b)
+	return b, nil
+}
+
+// endsNote is what a run that is to be stored adds to the ends of its log, to be
+// written with it: after a crash its last entries would be told and, without the
+// head that they lead to, could not be served. Where the run ends at the log's
+// newest head there is nothing to add, for the log's state has that. What of it
+// is no end is left out when it is read, and written over in a moment.
+func (m *Mesh) endsNote(log overlay.LogID, run *taken) ([]overlay.Value, error) {
+	if len(run.reached) == 0 {
+		return nil, nil
+	}
+	held, _ := m.logs.state(log)
+	add := []*overlay.Head{run.reached[len(run.reached)-1].head}
+	if held.Head == nil || held.Head.Seq <= add[0].Seq {
+		add = nil
+	}
+	if first := run.reached[0].head; first.Seq < run.From {
+		add = append(add, first) // where it begins
+	}
+	if len(add) == 0 {
+		return nil, nil
+	}
+	note, err := m.encodeHeads(m.logs.endsWith(log, add))
+	if err != nil {
+		return nil, err
+	}
+	return []overlay.Value{{Key: endsKey(log), Data: note}}, nil
 }

@@ -156,6 +156,20 @@ func TestBadProviders(t *testing.T) {
 		{"a frame without end", "frame", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
 			s.Write([]byte{0xff, 0xff, 0xff, 0xff})
 		}},
+		{"entries gone, by its own word", "gone", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			e := l.Gone(1, 10)
+			e.Expires = uint64(time.Now().Add(-2 * time.Hour).UnixMilli())
+			say(s, &overlay.Batch{Log: l.ID, From: 1, Entries: []overlay.BatchEntry{e}, Head: l.Head(10)})
+		}},
+		{"entries gone, by a base put into a signed head", "head", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
+			first := l.Batch(1, 3)
+			first.Head = l.Head(10)
+			e := l.Gone(4, 10)
+			e.Expires = uint64(time.Now().Add(-2 * time.Hour).UnixMilli())
+			head := *first.Head
+			head.BaseSeq, head.BaseHash = 10, head.Hash
+			say(s, first, &overlay.Batch{Log: l.ID, From: 4, Entries: []overlay.BatchEntry{e}, Head: &head})
+		}},
 		{"silence", "silent", func(l, other *replicatest.Log, s overlay.Stream, req *overlay.Follow) {
 			one := make([]byte, 1)
 			s.Read(one)

@@ -48,7 +48,7 @@ type heldLog struct {
 	heads   heads
 	newest  *lead        // at the top, as of when it was last asked for
 	since   int          // bytes committed to an own log since the last of heads
-	base    overlay.Mark // of an own log: its wholly gone beginning
+	base    overlay.Mark // its wholly gone beginning, which heads signed here say
 	grown   time.Time    // when it was appended to in this run
 	waiting map[*follower]struct{}
 	recent  []overlay.Mark // the newest ends of commits at the top, ascending
@@ -67,7 +67,7 @@ func (l *logs) load(s overlay.LogState, kept, ends []*overlay.Head) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.get(s.Log)
-	h.state = s
+	h.state, h.base = s, s.Base
 	h.heads.load(&s, kept, ends)
 	l.version++
 	h.version = l.version
@@ -118,6 +118,9 @@ func (l *logs) committed(c *overlay.LogCommit, now time.Time) map[peer.ID]bool {
 		l.own = overlay.LogID{}
 	}
 	h.state = c.State
+	if h.base != c.State.Base {
+		h.base, h.newest = c.State.Base, nil // signed anew
+	}
 	l.version++
 	h.version = l.version
 	if c.Rewritten {
@@ -191,9 +194,29 @@ func (l *logs) keepHeads(log overlay.LogID, reached []reachedHead) {
 	}
 	for _, r := range reached {
 		end := headLead(log, r.head)
+		if r.gone > 0 {
+			h.heads.vouch(end, r.gone)
+			continue
+		}
 		h.heads.note(end, &h.state)
 		h.heads.keep(end, r.spaced)
 	}
+}
+
+// endsWith returns the heads at the ends of a log, and those of add, ascending.
+func (l *logs) endsWith(log overlay.LogID, add []*overlay.Head) []*lead {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ends []*lead
+	if h := l.held[log]; h != nil {
+		ends = slices.Clone(h.heads.ends)
+	}
+	for _, head := range add {
+		if i, found := slices.BinarySearchFunc(ends, head.Seq, markOrder); !found {
+			ends = slices.Insert(ends, i, headLead(log, head))
+		}
+	}
+	return ends
 }
 
 // state returns a log's state, false if nothing of it is held.
@@ -205,19 +228,6 @@ func (l *logs) state(log overlay.LogID) (overlay.LogState, bool) {
 		return overlay.LogState{}, false
 	}
 	return h.state, true
-}
-
-// states returns the state of every log held, without those that are dead.
-func (l *logs) states() []overlay.LogState {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := make([]overlay.LogState, 0, len(l.held))
-	for id, h := range l.held {
-		if _, dead := l.dead[id]; !dead && h.state.Top().Seq > 0 {
-			all = append(all, h.state)
-		}
-	}
-	return all
 }
 
 // ownPosition is the position of this run's own log, zero before its first
@@ -328,15 +338,6 @@ func (l *logs) top(log overlay.LogID) uint64 {
 // holdsAny reports whether anything of a log is held.
 func (l *logs) holdsAny(log overlay.LogID) bool { return l.top(log) > 0 }
 
-// setBase notes the wholly gone beginning of an own log.
-func (l *logs) setBase(log overlay.LogID, base overlay.Mark) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if h := l.held[log]; h != nil && h.state.Pillar == l.self {
-		h.base = base
-	}
-}
-
 // maintain gives back memory of tails nobody needed for a while and returns the
 // logs that have heads to be stored.
 func (l *logs) maintain(now time.Time) (dirty []overlay.LogID) {
@@ -372,6 +373,9 @@ func (l *logs) headsOf(log overlay.LogID) (kept []*lead, stored int, ends []*lea
 	}
 	if h.heads.unsaid {
 		ends = append([]*lead{}, h.heads.ends...)
+		if h.heads.cover != nil {
+			ends = append(ends, h.heads.cover)
+		}
 	}
 	return slices.Clone(h.heads.kept), h.heads.stored, ends, h.heads.rev
 }

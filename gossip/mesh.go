@@ -200,6 +200,7 @@ func (m *Mesh) Committed(c *overlay.CommitEvent) {
 	for _, log := range c.Dropped {
 		m.logs.forget(log)
 	}
+	m.seen.forget(c.Dropped)
 	m.holdings.committed(c)
 	m.wants.committed(c)
 }

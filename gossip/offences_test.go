@@ -450,6 +450,56 @@ func TestGoneRunsAreServed(t *testing.T) {
 	})
 }
 
+// A pillar's log is trimmed while it is away as far as a head says that all has
+// expired, and passed on like that. One entry that lives keeps all behind it.
+func TestGoneByHeadsThatDied(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		b := w.pillar().start(a)
+		short := func(n int) {
+			raws := make([][]byte, n)
+			for i := range raws {
+				raws[i] = w.author.Message(t, 20, time.Minute)
+			}
+			a.disk.Submit(raws...)
+		}
+		for range 12 {
+			short(100)
+		}
+		a.submit(10) // these live
+		short(1100)
+		end := a.submit(5)
+		until(t, 30*time.Second, "the log", func() bool { return b.held(end.Log).Position == end })
+		a.stop()
+		time.Sleep(3 * time.Hour)
+		over := b.mesh.Over(end.Log, uint64(time.Now().Add(-time.Hour).UnixMilli()))
+		if over < 1024 || over > 1200 {
+			t.Fatalf("over up to %d, of 1200 that died before one that lives", over)
+		}
+		b.disk.Trim(end.Log, 1, over)
+		for _, from := range []*pillar{b, w.pillar()} {
+			if from != b {
+				from.start(b)
+				until(t, 30*time.Second, "the log", func() bool { return from.held(end.Log).Position == end })
+				if n, most := from.count("entries_received_total"), float64(end.Seq-over+1); n != most {
+					t.Errorf("%v entries received, want a run and %v", n, most-1)
+				}
+				b.stop()
+				from.restart()
+			}
+			if got := from.mesh.Over(end.Log, uint64(time.Now().UnixMilli())); got != over {
+				t.Errorf("over up to %d, want %d", got, over)
+			}
+			c := w.pillar().start(from)
+			until(t, 30*time.Second, "the log from somebody else", func() bool { return c.held(end.Log).Position == end })
+			if n := c.count("offences_total") + from.count("offences_total"); n != 0 {
+				t.Errorf("%v offences", n)
+			}
+			c.stop()
+		}
+	})
+}
+
 // deaf are records that nobody is given, so that no want is met.
 type deaf struct{ *replicatest.Memory }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -184,6 +185,7 @@ func (m *Mesh) serve(ctx context.Context, s overlay.Stream, f *follower, req *ov
 	f.begins.Store(next)
 	f.sent.Store(next - 1)
 	linked := true // the last batch ended at its head
+	var led *lead  // the head sent last
 	for req.To == 0 || next <= req.To || !linked {
 		entries, end, held := m.logs.live(req.Log, next)
 		if !held {
@@ -215,7 +217,7 @@ func (m *Mesh) serve(ctx context.Context, s overlay.Stream, f *follower, req *ov
 		if f.live {
 			m.fresh.Add(1)
 		}
-		frame, err := m.logs.frame(req.Log, next, entries, end)
+		frame, err := m.logs.frame(req.Log, next, entries, end, end == led)
 		if err == nil {
 			for i := range entries {
 				next += entries[i].Len()
@@ -230,7 +232,7 @@ func (m *Mesh) serve(ctx context.Context, s overlay.Stream, f *follower, req *ov
 		if err != nil {
 			return fmt.Errorf("write: %w", err)
 		}
-		linked = end.pos.Seq == next-1
+		linked, led = end.pos.Seq == next-1, end
 		m.met.batchesSent.Inc()
 		m.met.entriesSent.Add(float64(len(entries)))
 	}
@@ -295,6 +297,16 @@ func (m *Mesh) history(ctx context.Context, f *follower, from uint64) ([]overlay
 	}
 	if len(entries) == 0 {
 		return nil, nil, fmt.Errorf("read log: entry %d is not there", from)
+	}
+	if e := &entries[0]; e.Why == overlay.WhyGone { // under the head that says so, whatever comes behind it
+		end := m.logs.cover(f.log, from-1+e.Len(), m.now())
+		if end == nil {
+			return nil, nil, errNoHead
+		}
+		return entries[:1], end, nil
+	}
+	if i := slices.IndexFunc(entries, func(e overlay.BatchEntry) bool { return e.Why == overlay.WhyGone }); i > 0 {
+		entries = entries[:i]
 	}
 	// Its receiver must be able to store it between fresh ones.
 	n, _ := fit(entries, historyEntries, 2*overlay.FrameTarget)

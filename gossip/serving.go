@@ -18,6 +18,7 @@ type encodeCache struct {
 	from  uint64
 	end   uint64
 	lead  *lead
+	bare  bool // without its head
 	frame []byte
 }
 
@@ -73,6 +74,42 @@ func (l *logs) link(log overlay.LogID, from uint64, entries []overlay.BatchEntry
 		}
 	}
 	return len(entries), end
+}
+
+// cover returns the lead of a head that says that every entry up to seq has
+// expired by now; nil if none is known.
+func (l *logs) cover(log overlay.LogID, seq, now uint64) *lead {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.held[log]
+	if h == nil {
+		return nil
+	}
+	all := []*lead{h.heads.from(seq), l.topLead(h), h.heads.cover}
+	if h.state.Head != nil {
+		all = append(all, headLead(log, h.state.Head))
+	}
+	for _, at := range all {
+		if at != nil && at.over(seq, now) {
+			return at
+		}
+	}
+	return nil
+}
+
+// Over implements overlay.Mesh.
+func (m *Mesh) Over(log overlay.LogID, now uint64) uint64 {
+	m.logs.mu.Lock()
+	defer m.logs.mu.Unlock()
+	h := m.logs.held[log]
+	if h == nil {
+		return 0
+	}
+	seq := h.heads.over(now)
+	if head := h.state.Head; head != nil {
+		seq = max(seq, head.BaseSeq)
+	}
+	return seq
 }
 
 // open returns the lead behind which a stream begins whose follower knows no
@@ -190,9 +227,9 @@ func (l *logs) after(log overlay.LogID, seq uint64) *lead {
 	return nil
 }
 
-// frame returns the encoded Batch of entries from..; a batch that was just made
-// for another follower is not made again.
-func (l *logs) frame(log overlay.LogID, from uint64, entries []overlay.BatchEntry, end *lead) ([]byte, error) {
+// frame returns the encoded Batch of entries from.., without the head if that was
+// sent before; a batch that was just made for another follower is not made again.
+func (l *logs) frame(log overlay.LogID, from uint64, entries []overlay.BatchEntry, end *lead, bare bool) ([]byte, error) {
 	l.mu.Lock()
 	h := l.held[log]
 	l.mu.Unlock()
@@ -208,14 +245,17 @@ func (l *logs) frame(log overlay.LogID, from uint64, entries []overlay.BatchEntr
 	c := &h.encode
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.frame != nil && c.from == from && c.end == last && c.lead == end {
+	if c.frame != nil && c.from == from && c.end == last && c.lead == end && c.bare == bare {
 		return c.frame, nil
 	}
 	head := end.get(l.sign)
 	if head == nil {
 		return nil, errNoHead
 	}
+	if bare {
+		head = nil
+	}
 	c.frame = overlay.AppendFrame(make([]byte, 0, size), &overlay.Batch{Log: log, From: from, Entries: entries, Head: head})
-	c.from, c.end, c.lead = from, last, end
+	c.from, c.end, c.lead, c.bare = from, last, end, bare
 	return c.frame, nil
 }

@@ -104,6 +104,7 @@ func (s *summaries) take(list []overlay.Summary) {
 		s.mu.Lock()
 		s.newest[sum.Pillar] = *sum
 		s.mu.Unlock()
+		s.m.seen.hint(sum.Head, sum.Pillar)
 		s.m.member.broadcast(sum)
 	}
 }

@@ -52,8 +52,20 @@ func SourceOf(a multiaddr.Multiaddr) string { return sourceOf(a) }
 
 // ScrubNow does a pass of the scrub, as the one at the start of Run.
 func ScrubNow(ctx context.Context, p *Pillar) error {
+	<-p.started
 	return (&scrubber{p: p, first: true, at: time.Now()}).pass(ctx)
 }
+
+// Scrubbed reports whether the first pass of the scrub is over.
+func (p *Pillar) Scrubbed() bool { return p.scrubbed.Load() }
+
+// ScrubSlowly is ScrubNow for the passes that follow.
+func ScrubSlowly(ctx context.Context, p *Pillar) error {
+	return (&scrubber{p: p, at: time.Now()}).pass(ctx)
+}
+
+// Retain removes messages that are over at now, but for the newest most.
+func (n *Node) Retain(now uint64, most int) error { return n.retain(now, most) }
 
 // CheckClock judges the clock, as is done every few seconds.
 func (p *Pillar) CheckClock() { p.checkClock() }

@@ -28,6 +28,9 @@ type Mesh interface {
 	// Summaries returns the newest verified summary of every pillar, this one
 	// included.
 	Summaries() []Summary
+	// Over is the last entry of another pillar's log up to which signed heads that
+	// are kept say that everything has expired by now (Unix ms); 0 if none does.
+	Over(log LogID, now uint64) uint64
 }
 
 // Locator asks the other pillars where an account's devices are. The real one is
@@ -128,6 +131,9 @@ func (NoMesh) Summaries() []Summary { return nil }
 // Locate implements Locator: nobody else is asked.
 func (NoMesh) Locate(*Locate, func(Presence)) (stop func()) { return func() {} }
 
+// Over implements Mesh: no heads are kept.
+func (NoMesh) Over(LogID, uint64) uint64 { return 0 }
+
 // LogRun is a run of a followed log, for Replica.Apply in gossip.
 type LogRun struct {
 	// State says whose log it is (Pillar, Nonce, Log) and carries the newest
@@ -137,6 +143,9 @@ type LogRun struct {
 	Before Hash   // h(From-1), which the caller has linked to a signed head
 	// Entries are in order and without gaps.
 	Entries []BatchEntry
+	// Notes are replication's own, written in the same commit: what is told of the
+	// run is of no use to others without them. See gossip.Notes for keys and sizes.
+	Notes []Value
 }
 
 // Durable says that Copies pillars beside this one hold the entries From..To of

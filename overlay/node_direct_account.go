@@ -380,8 +380,9 @@ func (d *nodeDirect) dial(ctx context.Context, at *Presence) error {
 	roster := d.n.pillars()
 	var via []PillarAddr
 	for _, p := range at.Pillars[:min(len(at.Pillars), MaxPresencePillars)] {
-		if !roster.Admitted(p, d.n.now()) {
-			continue
+		e, ok := roster.Lookup(p)
+		if !ok || e.Info.Home || !roster.Admitted(p, d.n.now()) {
+			continue // home pillars relay for nobody
 		}
 		for _, a := range d.n.sessions.addrsFor(p) {
 			via = append(via, PillarAddr{p, a})
@@ -421,6 +422,10 @@ func (p *directAccount) serve(ctx context.Context, lanes *sync.WaitGroup, dev id
 	d.mu.Lock()
 	l.next, l.acked = p.base, p.base
 	p.lanes[dev] = l
+	// A direct connection may have come while the device was greeted, when there
+	// was no lane to be told.
+	info, _ := d.n.cfg.Peers.Info(peer.ID(dev))
+	l.better = info.Path == PathDirect
 	d.mu.Unlock()
 	lanes.Go(func() {
 		l.run(ctx, s)

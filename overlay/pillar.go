@@ -182,6 +182,7 @@ type Pillar struct {
 	convergence Convergence
 	diverging   atomic.Int64 // pillars that diverged at the last look
 	caughtUp    catchUp
+	scrubbed    atomic.Bool // a pass of the scrub is over: vectors may become cursors
 
 	// mu guards what a commit publishes and who is told of it. It is taken
 	// before any session's own lock, and never held across I/O.

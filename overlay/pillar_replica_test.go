@@ -22,9 +22,24 @@ type fakeMesh struct {
 	events []*overlay.CommitEvent
 	copies int
 	others []overlay.PillarStatus
+	over   map[overlay.LogID]uint64
 }
 
-func newFakeMesh() *fakeMesh { return &fakeMesh{} }
+func newFakeMesh() *fakeMesh { return &fakeMesh{over: map[overlay.LogID]uint64{}} }
+
+// Over implements overlay.Mesh.
+func (m *fakeMesh) Over(log overlay.LogID, _ uint64) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.over[log]
+}
+
+// sign has heads say that everything up to an entry of a log is over.
+func (m *fakeMesh) sign(log overlay.LogID, over uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.over[log] = over
+}
 
 func (m *fakeMesh) Committed(c *overlay.CommitEvent) {
 	m.mu.Lock()

@@ -176,6 +176,18 @@ func (h *Head) Verify(network identity.NetworkID) bool {
 		Message: h.appendSigned(nil), Signature: h.Sig})
 }
 
+// Equal reports whether both are the same in every field.
+func (h *Head) Equal(o *Head) bool {
+	return h.Pillar == o.Pillar && h.Nonce == o.Nonce && h.Seq == o.Seq && h.Hash == o.Hash &&
+		h.BaseSeq == o.BaseSeq && h.BaseHash == o.BaseHash && h.Dies == o.Dies && bytes.Equal(h.Sig, o.Sig)
+}
+
+// Over reports whether the head says that every entry up to seq has expired by
+// now (Unix ms): they are in its base, or everything up to itself has.
+func (h *Head) Over(seq, now uint64) bool {
+	return seq <= h.BaseSeq || seq <= h.Seq && h.Dies <= now
+}
+
 // Append appends [signed array, signature bin].
 func (h *Head) Append(b []byte) []byte {
 	b = canon.AppendArray(b, 2)

@@ -253,7 +253,8 @@ type logScan struct {
 	state      *LogState
 	drops      uint64
 	begin, end Mark
-	at         Mark // looked at up to here
+	at         Mark   // looked at up to here
+	over       uint64 // up to here signed heads say that everything expired an hour ago
 
 	run goneRun // expired entries up to at; from is 0 if the last one is not
 	n   uint64  // entries of run that are stored one by one
@@ -265,9 +266,11 @@ func (x *logScan) some() (*logFix, int, error) {
 	fix := &logFix{log: x.state.Log, drops: x.drops}
 	now := p.now()
 	confirmed := p.clock.mayDelete(now)
+	over := max(now, p.clock.likely(now)) // what expired by then may be gone
 	p.mu.Lock()
 	dropped := p.dropped
 	p.mu.Unlock()
+	x.over = p.mesh.Over(x.state.Log, now-min(now, trimAfter))
 	view := p.cfg.Store.View()
 	defer view.Close()
 	n, hole := 0, false
@@ -280,8 +283,9 @@ func (x *logScan) some() (*logFix, int, error) {
 		n++
 		before := x.at
 		x.step(seq, &e)
-		x.trim(fix, before, &e, confirmed && e.Expires+trimAfter <= now)
-		if e.Why != WhyGone && e.Why != WhyVoid && confirmed && e.Expires > now && DayOf(e.Expires) >= dropped {
+		x.trim(fix, before, &e, confirmed && e.Expires+trimAfter <= now && x.signed(before, seq))
+		lives := e.Expires > over && DayOf(e.Expires) >= dropped && (confirmed || e.Why != WhyExpired)
+		if lives && e.Why != WhyGone && e.Why != WhyVoid {
 			lacks = append(lacks, Lack{Seq: seq, Before: before.Hash, ID: e.ID, Expires: e.Expires})
 			refs = append(refs, Ref{ID: e.ID, Day: DayOf(e.Expires)})
 		}
@@ -323,6 +327,12 @@ func (x *logScan) step(seq uint64, e *LogEntry) {
 		hash = Chain(x.at.Hash, e.Expires, e.ID)
 	}
 	x.at = Mark{seq, hash}
+}
+
+// signed reports whether others take it that an entry is gone: a head says so, or
+// this pillar can sign one that does, for the beginning of its own log.
+func (x *logScan) signed(before Mark, seq uint64) bool {
+	return seq <= x.over || x.state.Pillar == x.s.p.id && (before.Seq == 0 || x.run.from == 1)
 }
 
 // trim adds an entry to the run of expired ones, or ends that.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -24,6 +25,7 @@ type scrubRig struct {
 	t          *testing.T
 	dir        string
 	disk       *store.Pebble
+	gate       scrubGate
 	mesh       *fakeMesh
 	log        *handLog
 	bob, carol *testDevice
@@ -68,7 +70,25 @@ func newScrubRig(t *testing.T) *scrubRig {
 	return r
 }
 
-func (r *scrubRig) withDisk(c *overlay.PillarConfig) { c.Store = r.disk }
+func (r *scrubRig) withDisk(c *overlay.PillarConfig) { c.Store = &gatedDisk{r.disk, &r.gate} }
+
+// gatedDisk is a store on disk whose scrub can be held up.
+type gatedDisk struct {
+	*store.Pebble
+	gate *scrubGate
+}
+
+func (d *gatedDisk) View() overlay.View { return gatedView{d.Pebble.View(), d.gate} }
+
+type gatedView struct {
+	overlay.View
+	gate *scrubGate
+}
+
+func (v gatedView) Parts() overlay.Parts {
+	v.gate.wait()
+	return v.View.Parts()
+}
 
 func (r *scrubRig) openDisk() {
 	r.t.Helper()
@@ -82,6 +102,17 @@ func (r *scrubRig) openDisk() {
 // damage stops the pillar, deletes the keys for which gone is true by hand, and
 // starts it again.
 func (r *scrubRig) damage(gone func(k, v []byte) bool) (n int) {
+	r.t.Helper()
+	n = r.spoil(func(k, v []byte) ([]byte, bool) { return nil, gone(k, v) })
+	if err := overlay.ScrubNow(r.t.Context(), r.pillar); err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
+// spoil stops the pillar, gives the keys for which change is true other values by
+// hand, or none, and starts it again.
+func (r *scrubRig) spoil(change func(k, v []byte) ([]byte, bool)) (n int) {
 	t := r.t
 	t.Helper()
 	r.stop()
@@ -97,11 +128,19 @@ func (r *scrubRig) damage(gone func(k, v []byte) bool) (n int) {
 		t.Fatal(err)
 	}
 	for ok := it.First(); ok; ok = it.Next() {
-		if gone(it.Key(), it.Value()) {
-			n++
-			if err := db.Delete(bytes.Clone(it.Key()), pebble.Sync); err != nil {
-				t.Fatal(err)
-			}
+		v, changed := change(it.Key(), bytes.Clone(it.Value()))
+		if !changed {
+			continue
+		}
+		n++
+		key, err := bytes.Clone(it.Key()), error(nil)
+		if v == nil {
+			err = db.Delete(key, pebble.Sync)
+		} else {
+			err = db.Set(key, v, pebble.Sync)
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := errors.Join(it.Close(), db.Close()); err != nil {
@@ -110,9 +149,6 @@ func (r *scrubRig) damage(gone func(k, v []byte) bool) (n int) {
 	r.openDisk()
 	r.mesh.drain()
 	r.start(r.mesh, identity.NewPillarKey(), r.withDisk)
-	if err := overlay.ScrubNow(t.Context(), r.pillar); err != nil {
-		t.Fatal(err)
-	}
 	return n
 }
 
@@ -337,8 +373,10 @@ func TestScrub(t *testing.T) {
 			r.mesh.mu.Lock()
 			gone := map[overlay.RecordID]int{}
 			for _, e := range r.mesh.events {
-				for _, stub := range e.Gone {
-					gone[stub.ID]++
+				for _, stub := range e.Gone { // but for those that have a second life
+					if !slices.ContainsFunc(e.New, func(rec *overlay.Record) bool { return rec.ID == stub.ID }) {
+						gone[stub.ID]++
+					}
 				}
 			}
 			r.mesh.mu.Unlock()
@@ -392,9 +430,9 @@ func TestScrub(t *testing.T) {
 	}
 }
 
-// TestTrim: runs of entries that expired an hour ago become gone runs, on disk
-// and for whoever follows; the beginning is the log's base. The clock must be
-// confirmed.
+// TestTrim: entries that expired an hour ago, and of which a signed head says so,
+// become a gone run, on disk and for whoever follows: the log's base. The
+// beginning of the own log needs no head. The clock must be confirmed.
 func TestTrim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mesh := newFakeMesh()
@@ -420,11 +458,18 @@ func TestTrim(t *testing.T) {
 		log.apply(1, 343)
 		c := alice.session()
 		var own overlay.LogID
-		for range 70 { // the own log, too
+		for range 70 { // in the own log behind others that live
 			own = c.one(alice.sign(overlay.KindMessage, []identity.AccountID{bob.id()}, []byte{2},
 				func(d *overlay.Draft) { d.Expires = d.Created + minute })).Dot.Log
 		}
 		time.Sleep(2 * time.Hour) // virtual: the scrub comes by in its own time
+		if st := log.held(); st.Base.Seq != 0 {
+			t.Fatalf("a base of %d that nothing signed says", st.Base.Seq)
+		}
+		mesh.sign(log.state.Log, 100)
+		if err := overlay.ScrubNow(t.Context(), rig.pillar); err != nil {
+			t.Fatal(err)
+		}
 		st := log.held()
 		if st.Base != log.marks[100] || st.Position != log.state.Position || len(st.Lacks) != 0 {
 			t.Fatalf("base %d, at %d", st.Base.Seq, st.Seq)
@@ -445,19 +490,19 @@ func TestTrim(t *testing.T) {
 			at += e.Len()
 			hash = overlay.ChainEntry(hash, e)
 		}
-		if at != 343 || hash != log.marks[343].Hash || singles != 343-100-80 || !slices.Equal(gone, [][2]uint64{{1, 100}, {102, 181}}) {
+		if at != 343 || hash != log.marks[343].Hash || singles != 343-100 || !slices.Equal(gone, [][2]uint64{{1, 100}}) {
 			t.Fatalf("up to %d: %d single entries, gone %v", at, singles, gone)
 		}
-		if part, err := rig.pillar.Read(st.Log, 150, 1); err != nil || len(part) != 1 || part[0].Count != 32 || part[0].Expires != log.entries[180].Expires {
+		if part, err := rig.pillar.Read(st.Log, 69, 1); err != nil || len(part) != 1 || part[0].Count != 32 || part[0].Expires != log.entries[99].Expires {
 			t.Fatalf("inside a run: %+v, %v", part, err)
 		}
 		if _, err := rig.pillar.Links(st.Log, 95, 101); err == nil {
 			t.Fatal("links of entries that are gone")
 		}
-		if own := readAll(t, rig.pillar, own); len(own) != 3 || own[2].Why != overlay.WhyGone || own[2].Count != 70 {
-			t.Fatalf("the own log reads as %d entries", len(own))
+		if own := readAll(t, rig.pillar, own); len(own) != 72 {
+			t.Fatalf("the own log, of which the first entries live, reads as %d entries", len(own))
 		}
-		// It is written on, and the base grows.
+		// It is written on.
 		if l := c.one(alice.message(bob.id())); l.Err != nil || l.Dot != (overlay.Dot{Log: own, Seq: 73}) {
 			t.Fatalf("after the trim: %+v", l)
 		}
@@ -466,6 +511,7 @@ func TestTrim(t *testing.T) {
 		if again := log.held(); again.Base != st.Base || again.Position != st.Position {
 			t.Fatalf("after a restart: base %d, at %d", again.Base.Seq, again.Seq)
 		}
+		mesh.sign(log.state.Log, 342)
 		time.Sleep(26 * time.Hour)
 		if st := log.held(); st.Base != log.marks[342] {
 			t.Fatalf("all is gone, and the base is %d", st.Base.Seq)
@@ -495,6 +541,45 @@ func readAll(t *testing.T, p *overlay.Pillar, log overlay.LogID) (all []overlay.
 	}
 }
 
+// TestTrimOfTheOwnLog: the beginning of the own log is trimmed without a head that
+// says so: this pillar signs the base.
+func TestTrimOfTheOwnLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rig := newPillarRig(t, newFakeMesh())
+		defer func() { rig.stop() }()
+		alice := rig.device(nil)
+		host := rig.net.Host(peer.ID(alice.key.ID()), "-")
+		alice.openFrom(host).greet().register()
+		host.Shutdown()
+		rig.stop()
+		rig.unscrubbed = true                             // no time passes: the device's records are those that are held
+		rig.start(newFakeMesh(), identity.NewPillarKey()) // its log begins behind what registered the device
+		c := alice.session()
+		var last overlay.Dot
+		send := func(n int, life uint64) {
+			for range n {
+				last = c.one(alice.sign(overlay.KindMessage, []identity.AccountID{alice.id()}, []byte{2},
+					func(d *overlay.Draft) { d.Expires = d.Created + life })).Dot
+			}
+		}
+		const minute, day = 60_000, 24 * 3_600_000
+		send(80, minute)
+		send(1, day)
+		send(80, minute)
+		time.Sleep(2 * time.Hour)
+		if err := overlay.ScrubNow(t.Context(), rig.pillar); err != nil {
+			t.Fatal(err)
+		}
+		own := readAll(t, rig.pillar, last.Log)
+		if len(own) != 82 || own[0].Why != overlay.WhyGone || own[0].Count != 80 {
+			t.Fatalf("the own log reads as %d entries, the first with %d", len(own), own[0].Count)
+		}
+		if st := rig.pillar.Logs(); !slices.ContainsFunc(st, func(s overlay.LogState) bool { return s.Log == last.Log && s.Base.Seq == 80 }) {
+			t.Fatalf("no base at 80: %+v", st)
+		}
+	})
+}
+
 // TestScrubOfManyRecords: when more records of a log are missing than can be
 // asked for one by one, it is followed again from where that is reached.
 func TestScrubOfManyRecords(t *testing.T) {
@@ -508,10 +593,17 @@ func TestScrubOfManyRecords(t *testing.T) {
 	log.apply(1, half)
 	log.apply(half+2, uint64(len(log.entries)))
 	view := rig.store.View()
+	local := map[overlay.RecordID]uint64{}
+	if err := view.Records(0, func(_ overlay.Day, r overlay.StoredRecord) bool {
+		local[r.ID] = r.Local
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
 	commit := &overlay.Commit{Time: time.Now()}
 	for i, e := range log.entries {
 		if i%50 != 0 {
-			commit.Forget = append(commit.Forget, overlay.Forgotten{ID: e.ID, Day: overlay.DayOf(e.Expires)})
+			commit.Forget = append(commit.Forget, overlay.Forgotten{ID: e.ID, Day: overlay.DayOf(e.Expires), Local: local[e.ID]})
 		}
 	}
 	view.Close()

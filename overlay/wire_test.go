@@ -81,7 +81,7 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"root without a spot":           &overlay.Root{N: 5, Answer: true, Settled: 178_000_000, Front: 178_000_002, Key: [8]byte{1, 2}},
 		"cells asked for":               &overlay.Cells{N: 5, Runs: []overlay.CellRun{{From: 24, Count: 100, Cells: []byte{}}}},
 		"cells":                         &overlay.Cells{N: 5, Answer: true, Runs: []overlay.CellRun{{Part: 7, From: 24, Count: 1000, Cells: bytes.Repeat([]byte{5}, 26)}}},
-		"buckets":                       &overlay.Buckets{N: 5, Settled: 178_000_000, Front: 178_000_002, Seed: fill[[16]byte](1), Bits: 2, Parts: []overlay.AuditPart{{Index: 0, Count: 9, Digest: 1}, {Index: 3, Count: 1, Digest: 1 << 63}}},
+		"buckets":                       &overlay.Buckets{N: 5, Settled: 178_000_000, Front: 178_000_002, Seed: fill[[16]byte](1), Whole: true, Bits: 2, Parts: []overlay.AuditPart{{Index: 0, Count: 9, Digest: 1}, {Index: 3, Count: 1, Digest: 1 << 63}}},
 		"ids asked for":                 &overlay.IDs{N: 5, Parts: []uint64{3, 9}, Items: []byte{}, Shorts: []uint64{1 << 60, 2}, Records: [][]byte{raw}},
 		"ids":                           &overlay.IDs{N: 5, Answer: true, Items: bytes.Repeat([]byte{6}, 32), Shorts: []uint64{2}, Records: [][]byte{raw}, Next: 2},
 		"summary":                       &overlay.SummaryMsg{Summaries: []overlay.Summary{summary}},

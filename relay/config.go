@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -75,6 +76,8 @@ type Config struct {
 
 	optionalIPv6  bool // Listen is the default: IPv6 may be missing
 	punchLoopback bool // for tests: holes are punched to loopback addresses too
+	// simulated are options for tests, after all others: another network.
+	simulated []libp2p.Option
 }
 
 // Listen addresses where Config has none.

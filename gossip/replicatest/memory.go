@@ -189,6 +189,9 @@ func (m *Memory) Apply(ctx context.Context, run overlay.LogRun) (overlay.LogStat
 		defer m.mu.Unlock()
 		return overlay.LogState{}, err
 	}
+	for _, n := range run.Notes {
+		m.notes[n.Key] = slices.Clone(n.Data)
+	}
 	if len(l.parts) > 1 || l.state.Seq > 0 {
 		m.logs[run.State.Log] = l
 	}
@@ -324,8 +327,10 @@ func (m *Memory) Trim(log overlay.LogID, from, to uint64) {
 	m.commit.Lock()
 	defer m.commit.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.logs[log].trim(from, to)
+	l := m.logs[log]
+	l.trim(from, to)
+	l.settle()
+	m.tell(&overlay.CommitEvent{Time: m.Now(), Logs: []overlay.LogCommit{{State: l.published()}}})
 }
 
 // Near implements gossip.Records.

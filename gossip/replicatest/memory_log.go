@@ -60,6 +60,10 @@ func (l *memoryLog) published() overlay.LogState {
 func (l *memoryLog) settle() {
 	end := l.parts[0].end()
 	l.state.Seq, l.state.Hash = end.Seq, end.Hash
+	l.state.Base = overlay.Mark{}
+	if first := l.parts[0].places; len(first) > 0 && first[0].entry.Why == overlay.WhyGone {
+		l.state.Base = overlay.Mark{Seq: first[0].end, Hash: first[0].hash}
+	}
 	l.state.Islands = nil
 	for i := range l.parts[1:] {
 		p := &l.parts[i+1]

@@ -75,7 +75,7 @@ func (w *world) apart() string {
 		}
 	}
 	for _, m := range w.ledger.all() {
-		if !m.expires.After(now) || !first[m.id] || w.unfiled {
+		if !m.expires.After(now) || !first[m.id] {
 			continue
 		}
 		for _, d := range m.to {
@@ -192,8 +192,8 @@ func (w *world) unsettled() string {
 			return p.name + " has a fork proven to somebody who made none"
 		case st.Missing > 0 || st.Backlog > 0:
 			return fmt.Sprintf("%s misses %d log entries that others have, %d of them in ranges that it fetches", p.name, st.Missing, st.Backlog)
-		case reverts == 0 && (lacks > 0 || st.Wanted > 0):
-			return fmt.Sprintf("%s lacks %d records and wants %d, and no disk was lost", p.name, lacks, st.Wanted)
+		case reverts == 0 && (len(st.Unreachable) > 0 || lacks > 0 || st.Wanted > 0):
+			return fmt.Sprintf("%s holds %d parts of logs for unreachable, lacks %d records and wants %d, and no disk was lost", p.name, len(st.Unreachable), lacks, st.Wanted)
 		}
 	}
 	return ""
