@@ -292,7 +292,7 @@ func (g *directGuest) read() (Message, error) {
 }
 
 func (g *directGuest) write(m Message) error {
-	_ = g.stream.SetWriteDeadline(time.Now().Add(directAnswerIn))
+	_ = g.stream.SetWriteDeadline(patience(0))
 	return writeFrame(g.stream, m)
 }
 
