@@ -177,7 +177,11 @@ func (o *nodeOutbox) hide(rec *Record, only bool) *shipment {
 // hold keeps the epoch's record as long as a receipt waits that no pillar gets:
 // the epoch has to go in front of it. Messages always hold theirs. o.mu is held.
 func (o *nodeOutbox) hold(s *shipment) {
-	if ep := o.byEpoch[s.epoch]; ep != nil && s.only && s.kind == KindReceipt {
+	if !s.only || s.kind != KindReceipt {
+		return
+	}
+	o.only = true
+	if ep := o.byEpoch[s.epoch]; ep != nil {
 		ep.refs++
 	}
 }
