@@ -20,7 +20,8 @@ type candidate struct {
 	again    bool // its session ended by no fault and is opened again at once
 	lastFail time.Time
 	lastSeen time.Time
-	refusal  error // why it was not used the last time
+	crowded  time.Time // when it was left because it does not relay for the node
+	refusal  error     // why it was not used the last time
 	rtt      time.Duration
 	waiters  []chan error // AddPillar: for the next attempt
 	served   []chan error // and for the one under way
