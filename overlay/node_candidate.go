@@ -22,7 +22,8 @@ type candidate struct {
 	again    bool // its session ended by no fault and is opened again at once
 	lastFail time.Time
 	lastSeen time.Time
-	refusal  error // why it was not used the last time
+	crowded  time.Time // when it was left because it does not relay for the node
+	refusal  error     // why it was not used the last time
 	// stale: its connection is dead, and has to be closed, or Connect would be
 	// content with it. renewing: the attempt under way does that; it keeps no
 	// other from being made.
