@@ -143,7 +143,27 @@ func (c *conversation) talk(ctx context.Context, number int) error {
 			return err
 		}
 	}
-	return c.allArrive(ctx)
+	if err := c.allArrive(ctx); err != nil {
+		return err
+	}
+	return c.atHome(ctx)
+}
+
+// atHome fails unless both work with the home pillar where no other takes nodes.
+func (c *conversation) atHome(ctx context.Context) error {
+	if !c.scenario.Topology.Closed {
+		return nil
+	}
+	for _, p := range []*party{c.from, c.to} {
+		st, err := p.node.NodeStatus(ctx)
+		if err != nil {
+			return err
+		}
+		if st.Pillar != c.lab.home.ID {
+			return fmt.Errorf("%s works with %s, which is not the home pillar", p.name, st.Pillar)
+		}
+	}
+	return nil
 }
 
 // gather starts both nodes and makes them contacts of each other.
@@ -161,6 +181,9 @@ func (c *conversation) gather(ctx context.Context, number int) error {
 	toPillar, fromPillar := pillars[number%len(pillars)], pillars[(number+1)%len(pillars)]
 	if l.home != nil {
 		fromPillar = l.home
+		if s.Topology.Closed {
+			toPillar = l.home
+		}
 	}
 	to, err := l.StartNode(ready, toPlace, toPillar)
 	if err != nil {

@@ -56,6 +56,15 @@ func withPillars(n int, t Topology) Topology {
 	return t
 }
 
+// withHome is a public pillar, which may take no nodes, and alice, bob and a home
+// pillar each behind a gateway.
+func withHome(closed bool) Topology {
+	t := facing(usual, SpeakAll, Cone, Cone, Everything)
+	t.Pillars, t.Closed = 1, closed
+	t.Gateways = append(t.Gateways, Gateway{NAT: Cone, Egress: Everything, Behind: []string{"home"}})
+	return t
+}
+
 // Scenarios is the table of the lab.
 var Scenarios = []Scenario{
 	{
@@ -114,13 +123,15 @@ var Scenarios = []Scenario{
 		Must: Must{Direct: true},
 	},
 	{
-		Name: "home-pillar", Says: "a home pillar behind a NAT is all that alice is told; bob is at a public one",
-		Topology: Topology{Pillars: 1, Path: usual, Speech: SpeakAll, Gateways: []Gateway{
-			{NAT: Cone, Egress: Everything, Behind: []string{"alice"}},
-			{NAT: Cone, Egress: Everything, Behind: []string{"bob"}},
-			{NAT: Cone, Egress: Everything, Behind: []string{"home"}},
-		}},
-		From: "alice", To: "bob", Home: "home", Runs: 10,
+		Name: "home-pillar", Says: "a home pillar behind a NAT is the only one that takes nodes; a public one only relays",
+		Topology: withHome(true),
+		From:     "alice", To: "bob", Home: "home", Runs: 10,
+	},
+	{
+		Name: "home-beside", Says: "alice is told a home pillar alone, which knows a public one, where bob is",
+		Topology: withHome(false),
+		From:     "alice", To: "bob", Home: "home", Runs: 10,
+		Must: Must{Direct: true},
 	},
 	{
 		Name: "relay-dies", Says: "symmetric NATs, and the relaying pillar is killed (-9) mid-conversation",
