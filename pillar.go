@@ -66,6 +66,12 @@ type PillarConfig struct {
 	Memory int64
 	// Registration says who may register. Default RegistrationOpen.
 	Registration Registration
+	// MaxPeers is about how many nodes and pillars may be connected at once; an
+	// idle one takes about 70 KB of memory. PerIP is how many connections, and
+	// how many reservations at the relay, one IPv4 address or IPv6 /56 may have,
+	// PerSubnet how many connections an IPv4 /24 or IPv6 /48. Defaults
+	// relay.DefaultPillarPeers, relay.DefaultPillarPerIP and four times PerIP.
+	MaxPeers, PerIP, PerSubnet int
 
 	// Admin is the HOST:PORT of the admin port; "" or Off: none. An address that
 	// others reach needs a certificate or AdminInsecure.
@@ -97,6 +103,9 @@ func (c *PillarConfig) Validate() error {
 	}
 	if c.Concern < 0 || c.Concern > 255 {
 		return fmt.Errorf("%w: a concern of %d copies; want 1 to 255", ErrConfig, c.Concern)
+	}
+	if c.MaxPeers < 0 || c.PerIP < 0 || c.PerSubnet < 0 {
+		return fmt.Errorf("%w: a negative number of connections", ErrConfig)
 	}
 	switch c.Registration {
 	case "", RegistrationOpen, RegistrationClosed:
@@ -225,7 +234,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.host, err = relay.New(relay.Config{
 		Key: key.Private(), Role: relay.RolePillar, Home: p.cfg.Home, Listen: listen, Announce: announce,
 		UserAgent: "obelisk/" + p.cfg.Version, Logger: p.log, Registerer: p.cfg.Registry,
-		RelayUser: p.relayUser,
+		MaxPeers: p.cfg.MaxPeers, PerIP: p.cfg.PerIP, PerSubnet: p.cfg.PerSubnet, RelayUser: p.relayUser,
 	})
 	if err != nil {
 		return err

@@ -318,16 +318,6 @@ func (h *Host) dial(ctx context.Context, p peer.ID) error {
 	return nil
 }
 
-// Upgrade makes a direct connection to p, which may be connected by a circuit
-// already, dialling addrs.
-func (h *Host) Upgrade(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) error {
-	h.swarm.Backoff().Clear(p)
-	if err := h.dialAt(network.WithForceDirectDial(ctx, "upgrade"), p, addrs); err != nil {
-		return fmt.Errorf("upgrade to %s: %w", p, err)
-	}
-	return nil
-}
-
 // Open implements overlay.Links. Without a deadline in ctx it gives up after
 // ten seconds.
 func (h *Host) Open(ctx context.Context, p peer.ID, proto overlay.Protocol) (overlay.Stream, error) {

@@ -25,6 +25,11 @@ import (
 const (
 	reserveTimeout = 15 * time.Second
 	reservePoll    = 5 * time.Second // how often KeepReserved looks at its list at least
+	// For eagerFor after a connection came or went the list is looked at every
+	// eagerPoll: what is connected comes on it when its owner has got to know it,
+	// and until there is a reservation nobody reaches this host.
+	eagerFor       = 5 * time.Second
+	eagerPoll      = 100 * time.Millisecond
 	backoffFirst   = time.Second
 	backoffMax     = time.Minute
 	reservationMax = 2 * time.Hour
@@ -225,6 +230,7 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 	})
 	state := make(map[peer.ID]*slot)
 	running := 0
+	var eager time.Time
 	due := time.NewTimer(0)
 	defer due.Stop()
 	for {
@@ -233,6 +239,7 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 			return ctx.Err()
 		case <-changed:
 		case <-h.choose:
+			eager = time.Now().Add(eagerFor)
 		case <-due.C:
 		case r := <-results:
 			running--
@@ -241,6 +248,9 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 			}
 		}
 		wait := reservePoll
+		if time.Now().Before(eager) {
+			wait = eagerPoll
+		}
 		for p, s := range h.reserveState(pillars(), state) {
 			left := time.Until(s.next)
 			gone := s.tries == 0 && h.ReservedUntil(p).IsZero() // with an earlier connection
