@@ -339,11 +339,13 @@ func (c *conversation) measure() {
 		}
 	}
 	for _, s := range c.next {
-		took, _, ok := s.arrived()
+		took, path, ok := s.arrived()
 		if !ok {
 			took = arrival
 		}
-		r.NextMS = max(r.NextMS, ms(took))
+		if ms(took) > r.NextMS {
+			r.NextMS, r.NextHow = ms(took), fmt.Sprintf("%q by %q", s.text, path)
+		}
 	}
 	if c.from == nil || r.ByDirect == 0 {
 		return

@@ -16,6 +16,7 @@ type Run struct {
 	FirstMS   float64  `json:"first_ms"`   // how long the first message took
 	SlowestMS float64  `json:"slowest_ms"` // how long the slowest other message took
 	NextMS    float64  `json:"next_ms"`    // how long the slower of the first messages after the disturbance took
+	NextHow   string   `json:"next_how"`   // which one that was, and how it came
 	Sent      int      `json:"sent"`
 	Lost      int      `json:"lost"`
 	Twice     int      `json:"twice"`
@@ -49,7 +50,7 @@ func (r *Run) judge(must Must) {
 	}{
 		{"the first message", r.FirstMS, must.FirstIn},
 		{"the slowest message", r.SlowestMS, must.EachIn},
-		{"the next message after the disturbance", r.NextMS, must.NextIn},
+		{"the next message after the disturbance, " + r.NextHow + ",", r.NextMS, must.NextIn},
 	} {
 		if limit.most > 0 && limit.took > ms(limit.most) {
 			r.fail("%s took %.0f ms, more than %v", limit.what, limit.took, limit.most)
