@@ -315,6 +315,7 @@ func (c *conversation) measure() {
 	r := &c.run
 	r.Sent = len(c.said)
 	fastest := time.Hour // of direct messages
+	var others []float64
 	for i, s := range c.said {
 		took, path, ok := s.arrived()
 		if !ok {
@@ -335,8 +336,11 @@ func (c *conversation) measure() {
 		if i == 0 {
 			r.FirstMS = ms(took)
 		} else {
-			r.SlowestMS = max(r.SlowestMS, ms(took))
+			others = append(others, ms(took))
 		}
+	}
+	if slices.Sort(others); len(others) > 0 {
+		r.MostMS, r.SlowestMS = others[len(others)*19/20], others[len(others)-1]
 	}
 	for _, s := range c.next {
 		took, path, ok := s.arrived()

@@ -32,7 +32,7 @@ type Must struct {
 	Direct   bool          // every run ends with messages going directly
 	DirectIn time.Duration // at most this from the first send, at the median; 0: whenever
 	FirstIn  time.Duration // the first message of every run arrives in this; 0: whenever
-	EachIn   time.Duration // so does every other
+	MostIn   time.Duration // and 19 of 20 others: that nothing waits for attempts to punch
 	NextIn   time.Duration // so do the first messages, in both directions, sent after the disturbance
 }
 
@@ -95,13 +95,13 @@ var Scenarios = []Scenario{
 		Name: "symmetric", Says: "symmetric NATs on both sides, 40 ms RTT",
 		Topology: facing(usual, SpeakAll, Symmetric, Symmetric, Everything),
 		From:     "alice", To: "bob", Runs: 20,
-		Must: Must{FirstIn: time.Second, EachIn: time.Second},
+		Must: Must{FirstIn: time.Second, MostIn: 500 * time.Millisecond},
 	},
 	{
 		Name: "symmetric-cone", Says: "a symmetric NAT against a port-restricted cone, each calling in turn",
 		Topology: facing(usual, SpeakAll, Symmetric, Cone, Everything),
 		From:     "alice", To: "bob", Swap: true, Runs: 20,
-		Must: Must{FirstIn: time.Second, EachIn: time.Second},
+		Must: Must{FirstIn: time.Second, MostIn: 500 * time.Millisecond},
 	},
 	{
 		Name: "udp-blocked", Says: "UDP blocked at both gateways, which are cones for TCP",
