@@ -56,6 +56,7 @@ type session struct {
 	clock   clockReading                       // guarded by mu; ours in it
 	resend  bool                               // guarded by mu; a roster message was lost
 	untold  bool                               // guarded by mu; a fork could not be told
+	forked  map[overlay.LogID]bool             // guarded by mu; logs it tells that were forked; true if it could not be told so
 }
 
 // handleSession is the handler of ProtoPillar.
@@ -95,7 +96,7 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 		local: overlay.IsPrivateAddr(stream.Remote()), since: time.Now(),
 		out: make(chan overlay.Message, sessionQueue), kick: make(chan struct{}, 1),
 		requests: make(chan overlay.Message, sessionRequests), done: make(chan struct{}),
-		vector: map[overlay.LogID]told{}, waiting: map[uint64]chan overlay.Message{},
+		vector: map[overlay.LogID]told{}, forked: map[overlay.LogID]bool{}, waiting: map[uint64]chan overlay.Message{},
 	}
 	s.audit = newAuditLink(s)
 	stream.SetReadDeadline(time.Now().Add(openTimeout))
