@@ -5,7 +5,7 @@ PACKAGES := ./...
 BIN := bin/obelisk
 
 .DEFAULT_GOAL := help
-.PHONY: help build check format vet staticcheck imports test race demo bench cross clean
+.PHONY: help build check format vet staticcheck imports test race demo natlab bench cross clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ race: ## all tests with the race detector
 
 demo: ## the local network of real processes tells its story
 	./testnet/run.sh
+
+natlab: ## every scenario of the NAT lab once (Linux, root)
+	$(GO) run ./testnet/natlab/lab -runs 1
 
 bench: ## how fast: three pillars on this machine
 	$(GO) run ./testnet/bench --pillars 3 --senders 64 --messages 100000 --size 512 --concern 2 --json

@@ -35,6 +35,7 @@ const (
 	fileAllowed   = "allowed"     // pillar: accounts to allow at the next start, one a line
 	fileRevoked   = "revocations" // pillar: to be taken at the next start, one a line
 	fileToken     = "admin.token" // pillar
+	fileActions   = "audit.log"   // pillar: what was changed through the admin port, a JSON object a line
 )
 
 // maxListFile bounds the small text files above.

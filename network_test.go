@@ -23,6 +23,7 @@ type network struct {
 	t       *testing.T
 	ctx     context.Context
 	key     string // file of the network key
+	closed  bool   // pillars to come take no new accounts
 	pillars []*obelisk.Pillar
 	nodes   []*obelisk.Node
 }
@@ -50,8 +51,12 @@ func (n *network) openPillar(dir string) *obelisk.Pillar {
 	if len(n.pillars) > 0 {
 		join = []string{n.pillars[0].JoinLink()}
 	}
-	p, err := obelisk.OpenPillar(n.ctx, obelisk.PillarConfig{Dir: filepath.Join(dir, "pillar"), NetworkKey: n.key, Join: join,
-		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20})
+	cfg := obelisk.PillarConfig{Dir: filepath.Join(dir, "pillar"), NetworkKey: n.key, Join: join,
+		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20}
+	if n.closed {
+		cfg.Registration = obelisk.RegistrationClosed
+	}
+	p, err := obelisk.OpenPillar(n.ctx, cfg)
 	if err != nil {
 		n.t.Fatal(err)
 	}

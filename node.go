@@ -162,7 +162,7 @@ type nodeParts struct {
 //	  Node ──────► overlay.Node ──► store.PebbleTable, seal.Keyring
 //	    │               │
 //	    └─ reserves ─► relay.Host
-//	                Links, Peers
+//	                Links, Peers, Traversal
 //
 // Started: lock, keys, keyring, table, host, node, listening, local API,
 // run.json; stopped in the reverse order.
@@ -224,7 +224,7 @@ func (n *Node) start(join []string) error {
 	if err := n.dir.writeRun(written); err != nil {
 		return err
 	}
-	n.life.run("run.json", func(ctx context.Context) error { return n.keepRunFile(ctx, *written) })
+	n.life.run("run.json", func(ctx context.Context) error { return n.dir.keepRun(ctx, written, n.runInfo) })
 	n.log.Info("node ready", "account", n.Account(), "device", n.Device(), "api", n.api)
 	return nil
 }
@@ -249,7 +249,8 @@ func (n *Node) build(device *identity.DeviceKey) (*nodeParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	nc.Links, nc.Peers = host, host
+	nc.Links, nc.Peers, nc.Traversal = host, host, host
+	nc.PillarsChanged = host.Reconsider
 	core, err := overlay.NewNode(nc)
 	if err == nil {
 		err = host.Listen()
@@ -258,31 +259,6 @@ func (n *Node) build(device *identity.DeviceKey) (*nodeParts, error) {
 		return nil, errors.Join(err, host.Shutdown())
 	}
 	return &nodeParts{host, core, newProtector(host.Protect)}, nil
-}
-
-// refreshEvery is how often run.json is compared with what is known.
-const refreshEvery = 2 * time.Second
-
-// keepRunFile writes run.json again when the network or the join link changed:
-// a node learns of both while it runs.
-func (n *Node) keepRunFile(ctx context.Context, written RunInfo) error {
-	tick := time.NewTicker(refreshEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		now := n.Run()
-		if now.JoinLink == written.JoinLink && now.Network == written.Network && now.ID == written.ID {
-			continue
-		}
-		if err := n.dir.writeRun(&now); err != nil {
-			return err
-		}
-		written = now
-	}
 }
 
 // run keeps the node going. A restored or copied data directory gets a new
@@ -316,8 +292,8 @@ func (n *Node) runParts(ctx context.Context, parts *nodeParts) error {
 	return err
 }
 
-// worksWith are the active and the standby pillar. Others reach the device
-// through them, and the connections with them are kept.
+// worksWith are the active and the standby pillar: the connections with them
+// are kept.
 func worksWith(core *overlay.Node) []peer.ID {
 	var at []peer.ID
 	for _, p := range core.Pillars() {

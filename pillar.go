@@ -49,7 +49,8 @@ type PillarConfig struct {
 	// Admission is the file of an admission by who holds the network key; it is
 	// read again when one is needed. Default admission in Dir.
 	Admission string
-	// Home says that the pillar is behind a NAT and is reached through others.
+	// Home says that the pillar is behind a NAT and is reached through others: of
+	// its own addresses only those of Announce are told.
 	Home bool
 	// Rejoin lets a pillar that left for good belong to its network again.
 	Rejoin bool
@@ -65,6 +66,12 @@ type PillarConfig struct {
 	Memory int64
 	// Registration says who may register. Default RegistrationOpen.
 	Registration Registration
+	// MaxPeers is about how many nodes and pillars may be connected at once; an
+	// idle one takes about 70 KB of memory. PerIP is how many connections, and
+	// how many reservations at the relay, one IPv4 address or IPv6 /56 may have,
+	// PerSubnet how many connections an IPv4 /24 or IPv6 /48. Defaults
+	// relay.DefaultPillarPeers, relay.DefaultPillarPerIP and four times PerIP.
+	MaxPeers, PerIP, PerSubnet int
 
 	// Admin is the HOST:PORT of the admin port; "" or Off: none. An address that
 	// others reach needs a certificate or AdminInsecure.
@@ -96,6 +103,9 @@ func (c *PillarConfig) Validate() error {
 	}
 	if c.Concern < 0 || c.Concern > 255 {
 		return fmt.Errorf("%w: a concern of %d copies; want 1 to 255", ErrConfig, c.Concern)
+	}
+	if c.MaxPeers < 0 || c.PerIP < 0 || c.PerSubnet < 0 {
+		return fmt.Errorf("%w: a negative number of connections", ErrConfig)
 	}
 	switch c.Registration {
 	case "", RegistrationOpen, RegistrationClosed:
@@ -141,6 +151,8 @@ type Pillar struct {
 	relaying  atomic.Pointer[overlay.Pillar]
 	mesh      *gossip.Mesh
 	protected *protector
+	home      *homeReach           // nil unless it is a home pillar
+	invited   []overlay.PillarAddr // given by hand, now or earlier
 	network   identity.NetworkID
 	started   time.Time
 	admin     string // where the admin port listens; "" if it does not
@@ -222,14 +234,21 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.host, err = relay.New(relay.Config{
 		Key: key.Private(), Role: relay.RolePillar, Home: p.cfg.Home, Listen: listen, Announce: announce,
 		UserAgent: "obelisk/" + p.cfg.Version, Logger: p.log, Registerer: p.cfg.Registry,
-		AllowRelay: p.mayRelay,
+		MaxPeers: p.cfg.MaxPeers, PerIP: p.cfg.PerIP, PerSubnet: p.cfg.PerSubnet, RelayUser: p.relayUser,
 	})
 	if err != nil {
 		return err
 	}
 	p.life.onStop("connections", p.host.Shutdown)
+	// The pillar's record says where it listens, so that comes first, and before
+	// the first connection: one that does not leave from a listening port shows
+	// nobody where this pillar could be reached behind its NAT. Whoever connects
+	// before the handlers are there tries again.
+	if err := p.host.Listen(); err != nil {
+		return err
+	}
 	if member.network.IsZero() {
-		if member.network, err = learnNetwork(ctx, p.host, key.ID(), invitations); err != nil {
+		if member.network, p.invited, err = learnNetwork(ctx, p.host, key.ID(), invitations); err != nil {
 			return err
 		}
 	}
@@ -240,10 +259,8 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 		return err
 	}
 	p.network = member.network
-	// The pillar's record says where it listens, so that comes first. Whoever
-	// connects before the handlers are there tries again.
-	if err := p.host.Listen(); err != nil {
-		return err
+	if p.cfg.Home {
+		p.home = newHomeReach(p.ID())
 	}
 	core, err := overlay.NewPillar(overlay.PillarConfig{
 		Network: p.network, Key: key, Store: records, Links: p.host, Peers: p.host,
@@ -257,22 +274,26 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}
 	p.core = core
 	p.relaying.Store(core)
-	var bootstrap []overlay.PillarAddr
 	for _, inv := range invitations {
-		bootstrap = append(bootstrap, inv.Pillars...)
+		p.invited = append(p.invited, inv.Pillars...)
 	}
 	p.mesh, err = gossip.New(gossip.Config{
 		Network: p.network, Key: key, Links: p.host, Packets: p.host, Peers: p.host,
 		Roster: p.core.Roster(), Replica: p.core, Records: p.core, Notes: p.core, Own: p.core.Record,
-		Full: p.core.Full, Confirmed: p.core.ClockConfirmed, Bootstrap: bootstrap, Logger: p.log, Registerer: p.cfg.Registry,
+		Full: p.core.Full, Confirmed: p.core.ClockConfirmed, Bootstrap: p.invited, Logger: p.log, Registerer: p.cfg.Registry,
+		Devices: p.core,
 	})
 	if err != nil {
 		return err
 	}
+	p.core.LocateThrough(p.mesh)
 	p.life.run("pillar", func(ctx context.Context) error { return p.core.Run(ctx, p.mesh) })
 	p.life.run("mesh", p.mesh.Run)
 	p.protected = newProtector(p.host.Protect)
 	p.life.run("protection", p.protectPillars)
+	if p.home != nil {
+		p.life.run("reservations", p.stayReachable)
+	}
 	if err := p.dir.takeAllowed(p.core.Allow); err != nil {
 		return err
 	}
@@ -289,20 +310,39 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	if err := p.startAdmin(); err != nil {
 		return err
 	}
+	if p.home != nil {
+		p.awaitReach(ctx)
+	}
 	p.life.onStop("run.json", p.dir.removeRun)
-	if err := p.dir.writeRun(p.runInfo()); err != nil {
+	written := p.runInfo()
+	if err := p.dir.writeRun(written); err != nil {
 		return err
+	}
+	if p.home != nil {
+		p.life.run("run.json", func(ctx context.Context) error { return p.dir.keepRun(ctx, written, p.runInfo) })
 	}
 	p.log.Info("pillar ready", "pillar", p.ID(), "network", p.network, "admin", p.admin)
 	return nil
 }
 
-// mayRelay says who may use this pillar as a relay: devices that are registered
-// here now, and admitted pillars.
-func (p *Pillar) mayRelay(peer peer.ID) bool {
+// relayUser says what somebody is to this pillar as a relay: a device that is
+// registered here now, an admitted pillar, or nobody.
+func (p *Pillar) relayUser(id peer.ID) relay.RelayUser {
 	core := p.relaying.Load()
-	return core != nil && (core.Registered(DeviceID(peer)) ||
-		core.Roster().Admitted(PillarID(peer), uint64(time.Now().UnixMilli())))
+	if core == nil {
+		return relay.RelayUser{}
+	}
+	if account, ok := core.Registered(DeviceID(id)); ok {
+		return relay.RelayUser{Class: relay.RelayNode, Account: account.String()}
+	}
+	pillar := PillarID(id)
+	if !core.Roster().Admitted(pillar, uint64(time.Now().UnixMilli())) {
+		return relay.RelayUser{}
+	}
+	if e, ok := core.Roster().Lookup(pillar); ok && e.Info.Home {
+		return relay.RelayUser{Class: relay.RelayHomePillar}
+	}
+	return relay.RelayUser{Class: relay.RelayPillar}
 }
 
 func (p *Pillar) startAdmin() error {
@@ -313,6 +353,11 @@ func (p *Pillar) startAdmin() error {
 	if err != nil {
 		return err
 	}
+	actions, err := admin.OpenActionLog(p.dir.file(fileActions))
+	if err != nil {
+		return err
+	}
+	p.life.onStop("audit log", actions.Close)
 	ln, err := admin.Listen(p.cfg.Admin)
 	if err != nil {
 		return err
@@ -328,7 +373,8 @@ func (p *Pillar) startAdmin() error {
 		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 		p.admin = "https://" + p.admin
 	}
-	h := admin.NewPillarHandler(p, p.cfg.Registry, admin.Config{Token: token, Hosts: []string{host}, Logger: p.log.With("component", "admin")})
+	h := admin.NewPillarHandler(p, p.cfg.Registry, admin.Config{Token: token, Hosts: []string{host}, Actions: actions,
+		Logger: p.log.With("component", "admin")})
 	p.life.run("admin port", func(ctx context.Context) error { return admin.Serve(ctx, ln, h, p.log) })
 	return nil
 }
@@ -349,9 +395,10 @@ func (p *Pillar) ID() PillarID { return PillarID(p.host.ID()) }
 // Network is the network it belongs to.
 func (p *Pillar) Network() NetworkID { return p.network }
 
-// Listen is where others reach it: multiaddrs with /p2p, as Join takes them.
+// Listen is where others reach it: multiaddrs with /p2p, as Join takes them. A
+// home pillar has none before a public one relays for it.
 func (p *Pillar) Listen() []string {
-	var out []string
+	out := []string{}
 	for _, a := range p.addrs() {
 		out = append(out, a.String())
 	}
@@ -360,23 +407,42 @@ func (p *Pillar) Listen() []string {
 
 func (p *Pillar) addrs() []overlay.PillarAddr {
 	var out []overlay.PillarAddr
-	for _, a := range p.told() {
+	told := p.told()
+	if e, ok := p.core.Roster().Lookup(p.ID()); ok && p.home != nil {
+		told = e.Info.Addrs
+	}
+	for _, a := range told {
 		out = append(out, overlay.PillarAddr{Pillar: p.ID(), Addr: a})
 	}
 	return out
 }
 
 // told is the addresses others are told: in the operator's order, if there is
-// one.
+// one. A home pillar's own are of no use to others; nil: those are not known
+// yet at which it is reached.
 func (p *Pillar) told() []multiaddr.Multiaddr {
+	if p.home != nil {
+		var announced []multiaddr.Multiaddr
+		if len(p.cfg.Announce) > 0 {
+			announced = p.host.Addrs()
+		}
+		return append(announced, p.home.told()...)
+	}
 	if len(p.cfg.Announce) > 0 {
 		return p.host.Addrs()
 	}
 	return orderAddrs(p.host.Addrs())
 }
 
-// JoinLink pins the network and names this pillar's addresses.
-func (p *Pillar) JoinLink() string { return overlay.JoinLink(p.network, p.addrs()...) }
+// JoinLink pins the network and names this pillar's addresses; "" while a home
+// pillar has none.
+func (p *Pillar) JoinLink() string {
+	addrs := p.addrs()
+	if len(addrs) == 0 {
+		return ""
+	}
+	return overlay.JoinLink(p.network, addrs...)
+}
 
 // AdminAddr is where the admin port listens, "" if it does not.
 func (p *Pillar) AdminAddr() string { return p.admin }
@@ -433,9 +499,13 @@ func (p *Pillar) Status() PillarStatus {
 		Role: RolePillar.String(), ID: p.ID().String(), Network: p.network.String(), Version: p.cfg.Version,
 		Started: p.started.UTC(), UptimeS: int64(time.Since(p.started).Seconds()), Listen: p.Listen(),
 		Records: s.Records, Mailboxes: s.Mailboxes, StoreBytes: dirSize(p.dir.file(dirStore)), NodesConnected: s.NodesConnected,
-		PillarsAlive: 1, Converged: p.core.Converged(others),
+		RelayedCircuits: p.host.Circuits(), PillarsAlive: 1, Converged: p.core.Converged(others),
 		ClockSkewMS: s.ClockSkew.Milliseconds(), ClockWarning: s.ClockText, Standing: s.Standing,
 		Draining: s.Draining, Full: s.Full, CatchingUp: s.CatchingUp, Diverged: s.Diverged,
+		Home: p.home != nil, Relays: []PillarID{},
+	}
+	if p.home != nil {
+		out.Relays = append(out.Relays, p.home.relays()...)
 	}
 	if s.Log.Log != (overlay.LogID{}) {
 		out.Log = admin.LogStatus{ID: s.Log.Log.String(), Seq: s.Log.Seq}
@@ -455,6 +525,7 @@ func (p *Pillar) Checks() (health, ready []admin.Check) {
 	skewOK := s.ClockSkew.Abs() <= 30*time.Second
 	standing := s.Standing == overlay.StandingAdmitted
 	alone := p.core.Roster().Living(uint64(time.Now().UnixMilli())) > 1 && !p.hasAny()
+	reachable := p.home == nil || len(p.cfg.Announce) > 0 || len(p.home.relays()) > 0
 	clock := s.ClockText
 	if clock == "" {
 		clock = when(!skewOK, fmt.Sprintf("%s off its peers", s.ClockSkew))
@@ -465,6 +536,7 @@ func (p *Pillar) Checks() (health, ready []admin.Check) {
 		admin.Check{Name: "clock", OK: skewOK, Detail: clock},
 		admin.Check{Name: "admitted", OK: standing, Detail: when(!standing, string(s.Standing))},
 		admin.Check{Name: "peers", OK: !alone, Detail: when(alone, "other pillars are known and none is connected")},
+		admin.Check{Name: "reachable", OK: alone || reachable, Detail: when(!reachable, "a home pillar, and no public pillar relays for it")},
 		admin.Check{Name: "caught_up", OK: alone || !s.CatchingUp, Detail: when(s.CatchingUp, "what the other pillars had at the start is still coming")},
 	)
 	return health, ready

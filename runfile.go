@@ -2,6 +2,7 @@ package obelisk
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,6 +62,32 @@ func (d *dataDir) writeRun(info *RunInfo) error {
 		return fmt.Errorf("write run.json: %w", err)
 	}
 	return nil
+}
+
+// refreshEvery is how often run.json is compared with what is known.
+const refreshEvery = 2 * time.Second
+
+// keepRun writes run.json again when what others must know to join changed: a
+// node learns network and join link while it runs, a home pillar is reached
+// through others, which change. written is what stands there.
+func (d *dataDir) keepRun(ctx context.Context, written *RunInfo, current func() *RunInfo) error {
+	tick := time.NewTicker(refreshEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		now := current()
+		if now.JoinLink == written.JoinLink && now.Network == written.Network && now.ID == written.ID {
+			continue
+		}
+		if err := d.writeRun(now); err != nil {
+			return err
+		}
+		written = now
+	}
 }
 
 func (d *dataDir) removeRun() error {

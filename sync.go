@@ -26,6 +26,27 @@ func (p *Pillar) Round(ctx context.Context, with PillarID) (overlay.Round, error
 	return p.mesh.Round(ctx, with)
 }
 
+// Diff lists what two pillars hold differently, without moving a record, in the
+// order of IDs and after one: this pillar, which an empty of stands for, or
+// another one, and with.
+func (p *Pillar) Diff(ctx context.Context, of, with PillarID, after RecordID) (overlay.Diff, error) {
+	return p.mesh.Diff(ctx, of, with, after)
+}
+
+// Repair exchanges what two pillars hold differently: this one, or of, and with.
+func (p *Pillar) Repair(ctx context.Context, of, with PillarID) (overlay.Repaired, error) {
+	return p.mesh.Repair(ctx, of, with)
+}
+
+// Describe tells of a record that this pillar holds; false if it does not.
+func (p *Pillar) Describe(id RecordID) (overlay.RecordInfo, bool, error) { return p.core.Describe(id) }
+
+// Trace asks every pillar of the roster for a record and returns within two
+// seconds what each says, or that it said nothing.
+func (p *Pillar) Trace(ctx context.Context, id RecordID) ([]overlay.Trace, error) {
+	return p.mesh.Trace(ctx, id)
+}
+
 // PauseRounds stops audit rounds from being begun here, or lets them go on.
 func (p *Pillar) PauseRounds(on bool) { p.mesh.PauseRounds(on) }
 

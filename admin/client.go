@@ -27,6 +27,9 @@ type Target struct {
 	// RootCert is a PEM file with the certificate that https must show. Default:
 	// what the system trusts.
 	RootCert string
+	// Dial makes connections to a HOST:PORT that this process does not reach by
+	// itself, in another network namespace for one. Default: the usual way.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // maxAnswer bounds what a client reads of one answer.
@@ -47,6 +50,9 @@ func newClient(t Target) (*client, error) {
 		IdleConnTimeout:       time.Minute,
 		ResponseHeaderTimeout: maxWait + requestTime,
 		TLSHandshakeTimeout:   5 * time.Second,
+	}
+	if t.Dial != nil {
+		transport.DialContext = t.Dial
 	}
 	c := &client{target: t, http: &http.Client{Transport: transport}}
 	switch path, isUnix := strings.CutPrefix(t.Addr, unixPrefix); {

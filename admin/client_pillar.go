@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
 )
 
 // PillarClient asks a pillar's admin port. Errors are *overlay.Error with the
@@ -79,6 +80,45 @@ func (p *PillarClient) Convergence(ctx context.Context) ([]ConvergenceEntry, err
 func (p *PillarClient) Round(ctx context.Context, with identity.PillarID) (r RoundAnswer, err error) {
 	err = p.c.do(ctx, "POST", "/v1/sync/round", url.Values{"peer": {with.String()}}, nil, &r)
 	return r, err
+}
+
+// Diff is GET /v1/sync/diff: what two pillars hold differently, of being the
+// pillar asked if it is empty. after is the Next of the page before, "" for the
+// first.
+func (p *PillarClient) Diff(ctx context.Context, of, with identity.PillarID, after string) (d DiffAnswer, err error) {
+	q := pair(of, with)
+	if after != "" {
+		q.Set("after", after)
+	}
+	err = p.c.do(ctx, "GET", "/v1/sync/diff", q, nil, &d)
+	return d, err
+}
+
+// Repair is POST /v1/sync/repair: what two pillars hold differently is
+// exchanged.
+func (p *PillarClient) Repair(ctx context.Context, of, with identity.PillarID) (r RepairAnswer, err error) {
+	err = p.c.do(ctx, "POST", "/v1/sync/repair", pair(of, with), nil, &r)
+	return r, err
+}
+
+func pair(of, with identity.PillarID) url.Values {
+	q := url.Values{"peer": {with.String()}}
+	if of != "" {
+		q.Set("of", of.String())
+	}
+	return q
+}
+
+// Record is GET /v1/records/{id}: a record that the pillar holds.
+func (p *PillarClient) Record(ctx context.Context, id overlay.RecordID) (r RecordEntry, err error) {
+	err = p.c.do(ctx, "GET", "/v1/records/"+id.String(), nil, nil, &r)
+	return r, err
+}
+
+// Trace is GET /v1/trace/{id}: what every pillar says of a record.
+func (p *PillarClient) Trace(ctx context.Context, id overlay.RecordID) (list []TraceEntry, err error) {
+	err = p.c.do(ctx, "GET", "/v1/trace/"+id.String(), nil, nil, &list)
+	return list, err
 }
 
 // PauseRounds is POST /v1/sync/pause or /v1/sync/resume.

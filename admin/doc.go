@@ -28,6 +28,12 @@
 //   - Authorization: Bearer with the token is needed for everything at a node,
 //     and for everything but reads over loopback at a pillar.
 //
+// A browser has no token. Front serves a process's pages to one browser on a
+// loopback port of its own: a link that works once gives it a cookie that no
+// script reads and no other site sends, and Front has the token.
+//
+// What is changed at a pillar is written to its audit log: ActionLog.
+//
 // Bodies, header sizes, durations and the number of requests served at once
 // are bounded.
 package admin

@@ -24,6 +24,7 @@ const (
 	CodeMisdirected  overlay.Code = "misdirected"  // 421: the Host is not this server
 	CodeTimeout      overlay.Code = "timeout"      // 504
 	CodeInternal     overlay.Code = "internal"     // 500: the log says more
+	CodeBadGateway   overlay.Code = "bad_gateway"  // 502: the process behind does not answer
 	CodeMethod       overlay.Code = "method_not_allowed"
 	CodeConflict     overlay.Code = "conflict"
 )
@@ -67,6 +68,8 @@ func statusOf(c overlay.Code) int {
 		return http.StatusServiceUnavailable
 	case CodeTimeout:
 		return http.StatusGatewayTimeout
+	case CodeBadGateway:
+		return http.StatusBadGateway
 	default:
 		return http.StatusInternalServerError
 	}

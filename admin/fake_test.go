@@ -36,6 +36,10 @@ type fakePillar struct {
 	round      overlay.Round
 	revoked    identity.PillarID
 	controlErr error
+	diff       overlay.Diff
+	repaired   overlay.Repaired
+	record     overlay.RecordInfo
+	traces     []overlay.Trace
 
 	mu      sync.Mutex
 	added   []string
@@ -93,6 +97,24 @@ func (p *fakePillar) SetDrain(_ context.Context, on bool) (int, error) {
 func (p *fakePillar) Revoke(_ context.Context, text string) (admin.Revoked, error) {
 	p.log("revoke "+text, true)
 	return admin.Revoked{Pillar: p.revoked, Serial: 7}, p.controlErr
+}
+
+func (p *fakePillar) Diff(_ context.Context, of, with identity.PillarID, after overlay.RecordID) (overlay.Diff, error) {
+	p.log(fmt.Sprintf("diff %s %s %x", of, with, after[:2]), true)
+	return p.diff, p.controlErr
+}
+
+func (p *fakePillar) Repair(_ context.Context, of, with identity.PillarID) (overlay.Repaired, error) {
+	p.log(fmt.Sprintf("repair %s %s", of, with), true)
+	return p.repaired, p.controlErr
+}
+
+func (p *fakePillar) Describe(id overlay.RecordID) (overlay.RecordInfo, bool, error) {
+	return p.record, id == p.record.ID, nil
+}
+
+func (p *fakePillar) Trace(context.Context, overlay.RecordID) ([]overlay.Trace, error) {
+	return p.traces, p.controlErr
 }
 
 // log notes what was steered.

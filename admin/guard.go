@@ -17,6 +17,11 @@ type Config struct {
 	Hosts []string
 	// Logger gets what went wrong inside. Default: discarded.
 	Logger *slog.Logger
+
+	// Actions gets what is changed. Default: it is written down nowhere.
+	Actions *ActionLog
+
+	session *session // a browser that is let in beside whoever has the token
 }
 
 const (
@@ -51,6 +56,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'")
 	h.Set("Referrer-Policy", "no-referrer")
+	right := bySocket
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if local == nil || local.Network() != "unix" {
 		if !g.isOurHost(r.Host, local) {
@@ -61,7 +67,11 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			refuse(w, CodeForbidden, "requests from other sites are refused")
 			return
 		}
-		if !g.mayAsk(r, local) {
+		if s := g.cfg.session; s != nil && r.URL.Path == openPath && r.Method == http.MethodGet {
+			s.open(w, r)
+			return
+		}
+		if right = g.right(r); right == byNone {
 			h.Set("WWW-Authenticate", `Bearer realm="obelisk"`)
 			refuse(w, CodeUnauthorized, "this needs Authorization: Bearer with the token from the data directory")
 			return
@@ -76,7 +86,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
-	g.next.ServeHTTP(w, r)
+	g.written(w, r, right)
 }
 
 // allow gives a request that much time from now.
@@ -140,15 +150,21 @@ func (g *guard) isCrossSite(r *http.Request) bool {
 	return false
 }
 
-// mayAsk applies the token rules for TCP.
-func (g *guard) mayAsk(r *http.Request, local net.Addr) bool {
+// right applies the token rules for TCP.
+func (g *guard) right(r *http.Request) string {
 	if g.openReads && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
 		ip := net.ParseIP(host)
 		if err == nil && ip != nil && ip.IsLoopback() {
-			return true
+			return byRead
 		}
 	}
+	if s := g.cfg.session; s != nil && s.has(r) {
+		return byPage
+	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	return g.cfg.Token != "" && strings.EqualFold(scheme, "Bearer") && equalTokens(strings.TrimSpace(token), g.cfg.Token)
+	if g.cfg.Token != "" && strings.EqualFold(scheme, "Bearer") && equalTokens(strings.TrimSpace(token), g.cfg.Token) {
+		return byToken
+	}
+	return byNone
 }

@@ -19,6 +19,7 @@ type Pillar interface {
 	Checks() (health, ready []Check)
 	PillarNetwork
 	PillarSync
+	PillarInspect
 	PillarControl
 }
 
@@ -83,6 +84,7 @@ func NewPillarHandler(p Pillar, gatherer prometheus.Gatherer, cfg Config) http.H
 		return nil
 	})
 	handleSync(m, p)
+	handleInspect(m, p)
 	handleControl(m, p)
 	return newGuard(cfg, true, m)
 }

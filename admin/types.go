@@ -35,6 +35,10 @@ type PillarStatus struct {
 	Full       bool             `json:"full"`
 	CatchingUp bool             `json:"catching_up"` // what others had at its start is still coming
 	Diverged   int              `json:"diverged"`    // pillars whose summaries differ three times in a row
+	// Home says that it is behind a NAT; Relays are the public pillars at which
+	// it holds reservations then, so that it is reached through them.
+	Home   bool                `json:"home"`
+	Relays []identity.PillarID `json:"relays"`
 }
 
 // LogStatus is the log a pillar writes in this run; ID is "" before its first
@@ -48,6 +52,7 @@ type LogStatus struct {
 type PillarEntry struct {
 	ID           identity.PillarID   `json:"id"`
 	Name         string              `json:"name"`
+	Home         bool                `json:"home"` // behind a NAT, reached through others
 	Addrs        []string            `json:"addrs"`
 	State        overlay.PillarState `json:"state"`
 	Connected    bool                `json:"connected"`
@@ -63,7 +68,7 @@ type PillarEntry struct {
 // NewPillarEntry gives a status of overlay its JSON shape.
 func NewPillarEntry(s *overlay.PillarStatus) PillarEntry {
 	e := PillarEntry{
-		ID: s.ID, Name: s.Name, Addrs: addrTexts(s.Addrs), State: s.State, Connected: s.Connected,
+		ID: s.ID, Name: s.Name, Home: s.Home, Addrs: addrTexts(s.Addrs), State: s.State, Connected: s.Connected,
 		Path: s.Path, RTTMS: float64(s.RTT.Microseconds()) / 1000,
 		MissingHere: s.MissingHere, MissingThere: s.MissingThere,
 	}
@@ -86,6 +91,7 @@ func addrTexts(addrs []multiaddr.Multiaddr) []string {
 type NodePillarEntry struct {
 	ID        identity.PillarID   `json:"id"`
 	Name      string              `json:"name"`
+	Home      bool                `json:"home"` // behind a NAT, reached through others
 	Addrs     []string            `json:"addrs"`
 	State     overlay.PillarState `json:"state"`
 	Connected bool                `json:"connected"`
@@ -99,7 +105,7 @@ type NodePillarEntry struct {
 func nodePillars(list []overlay.NodePillar) []NodePillarEntry {
 	out := make([]NodePillarEntry, len(list))
 	for i, p := range list {
-		out[i] = NodePillarEntry{ID: p.ID, Name: p.Name, Addrs: addrTexts(p.Addrs), State: p.State,
+		out[i] = NodePillarEntry{ID: p.ID, Name: p.Name, Home: p.Home, Addrs: addrTexts(p.Addrs), State: p.State,
 			Connected: p.Connected, Active: p.Active, Standby: p.Standby, Path: p.Path, RTTMS: p.RTTMS, LastSeen: p.LastSeen}
 	}
 	return out

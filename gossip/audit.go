@@ -200,21 +200,35 @@ func (a *audit) note(p peer.ID, r, before *overlay.Round) {
 
 // round does a round with s.
 func (a *audit) round(ctx context.Context, s *session) (overlay.Round, error) {
-	if !a.m.confirmed() {
-		return overlay.Round{Pillar: s.id}, overlay.Refuse(overlay.CodeClockWrong, "no audit while the clock is in doubt")
+	r := &round{m: a.m, s: s}
+	if err := r.do(ctx); r.n == 0 {
+		return r.Round, err // it was not begun
+	}
+	err := r.failed
+	a.note(s.peer, &r.Round, nil)
+	a.m.met.rounds.WithLabelValues(string(r.Result)).Inc()
+	a.settle(s.peer, r)
+	return r.Round, err
+}
+
+// do waits for the turn and does the round. n is 0 if it was not begun.
+func (r *round) do(ctx context.Context) error {
+	if !r.m.confirmed() {
+		r.Pillar = r.s.id
+		return overlay.Refuse(overlay.CodeClockWrong, "no audit while the clock is in doubt")
 	}
 	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
 	defer cancel()
+	r.Pillar, r.At = r.s.id, r.m.cfg.Now()
 	select {
-	case s.audit.turn <- struct{}{}:
-		defer func() { <-s.audit.turn }()
-	case <-s.done:
-		return overlay.Round{Pillar: s.id}, errSessionLost
+	case r.s.audit.turn <- struct{}{}:
+		defer func() { <-r.s.audit.turn }()
+	case <-r.s.done:
+		return errSessionLost
 	case <-ctx.Done():
-		return overlay.Round{Pillar: s.id}, ctx.Err()
+		return ctx.Err()
 	}
-	r := &round{m: a.m, s: s, n: s.nextNumber(), begun: time.Now()}
-	r.Pillar, r.At = s.id, a.m.cfg.Now()
+	r.n, r.begun = r.s.nextNumber(), time.Now()
 	err := r.run(ctx)
 	r.Took = time.Since(r.begun)
 	switch {
@@ -223,10 +237,8 @@ func (a *audit) round(ctx context.Context, s *session) (overlay.Round, error) {
 	case err != nil:
 		r.Result, r.Err = overlay.RoundFailed, err.Error()
 	}
-	a.note(s.peer, &r.Round, nil)
-	a.m.met.rounds.WithLabelValues(string(r.Result)).Inc()
-	a.settle(s.peer, r)
-	return r.Round, err
+	r.failed = err
+	return err
 }
 
 // settle judges whether the pillar gives what it claims to have.
@@ -256,6 +268,8 @@ type round struct {
 	s *session
 	n uint64
 
+	dry            *dryRound // nothing is moved, what differs is listed; nil for a round that repairs
+	failed         error
 	begun          time.Time
 	key            overlay.ShortKey
 	under          overlay.ShortKey // in place of key, what records are named under in a deep round

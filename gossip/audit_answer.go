@@ -68,6 +68,8 @@ func (h *host) answer(ctx context.Context, q heard) overlay.Message {
 			reply = h.answerBuckets(msg)
 		case *overlay.IDs:
 			reply = h.answerIDs(ctx, msg)
+		case *overlay.Stubs:
+			reply = h.answerStubs(msg)
 		}
 	}
 	if reply == nil {

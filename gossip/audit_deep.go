@@ -190,6 +190,9 @@ func (r *round) goDeep(ctx context.Context) error {
 	r.Result = overlay.RoundDiffers
 	end, ok := r.m.audit.beginDeep(r.s.peer)
 	if !ok {
+		if r.dry != nil {
+			r.dry.later = true
+		}
 		return nil
 	}
 	defer end()

@@ -69,6 +69,8 @@ func roundOf(msg overlay.Message) (n uint64, answer bool) {
 		return msg.N, msg.Answer
 	case *overlay.IDs:
 		return msg.N, msg.Answer
+	case *overlay.Stubs:
+		return msg.N, msg.Answer
 	}
 	return 0, false
 }

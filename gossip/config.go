@@ -22,6 +22,9 @@ type Config struct {
 	Replica Replica
 	Records Records
 	Notes   Notes
+	// Devices asks the devices connected here where they are, for other pillars.
+	// Nil: nobody's devices are found here.
+	Devices Devices
 
 	// Own returns the pillar's newest record of itself, nil while it has none:
 	// then it opens no session. It must not block.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -260,14 +261,17 @@ func (d *dialer) connect(ctx context.Context, p identity.PillarID, wrong *wrongA
 // nothing may be known to replace them; then by its record.
 func (d *dialer) addrs(p identity.PillarID, wrong *wrongAddrs) []multiaddr.Multiaddr {
 	d.mu.Lock()
-	addrs := d.hand[p]
+	addrs := slices.Clone(d.hand[p])
 	d.mu.Unlock()
-	addrs = addrs[:len(addrs):len(addrs)]
 	if e, ok := d.m.cfg.Roster.Lookup(p); ok {
 		wrong.forRecord(e.Record.ID)
-		addrs = append(addrs, wrong.filter(e.DialAddrs())...)
+		addrs = append(addrs, wrong.filter(d.m.cfg.Roster.DialAddrs(p, false))...)
 	}
-	return addrs
+	// Whoever has a reservation here is connected here.
+	return slices.DeleteFunc(addrs, func(a multiaddr.Multiaddr) bool {
+		relay, ok := overlay.RelayOf(a)
+		return ok && relay.Pillar == d.m.self
+	})
 }
 
 // wrongAddrs counts how often somebody else answered at an address of a pillar.

@@ -31,6 +31,9 @@ var (
 	// errBetter, errIdle: why a follow is ended that is not needed.
 	errBetter = errors.New("somebody else offers more of it")
 	errIdle   = errors.New("nothing moves in it")
+	// errLowered: what a live follow brought turned out to be lost. Another one
+	// begins where the log ends now.
+	errLowered = errors.New("what is held of it ends lower now")
 )
 
 // misframed reports whether reading failed because the other side broke the

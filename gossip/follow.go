@@ -49,6 +49,7 @@ type follow struct {
 	begins  atomic.Uint64        // first entry the stream brings; 0 until that is known
 	opening atomic.Pointer[lead] // behind which it begins, if the provider chose that
 	reached atomic.Uint64        // last entry received
+	top     atomic.Uint64        // of the log here, when something was stored last
 	brought atomic.Uint64        // entries that were new here
 	since   time.Time            // when it was started
 	moved   atomic.Int64         // when bytes came last, Unix ns of time.Now
@@ -286,7 +287,7 @@ func (f *follow) apply(ctx context.Context, stream overlay.Stream, runs <-chan *
 }
 
 // store has the Replica take a run; history waits for its turn.
-func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.LogState, error) {
+func (f *follow) store(ctx context.Context, run *taken, history bool) (state overlay.LogState, err error) {
 	m := f.m
 	if history {
 		select {
@@ -301,7 +302,10 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 	}
 	held, _ := m.logs.state(f.log)
 	fresh := spans{{run.From, run.last}}.minus(heldSpans(&held)).count()
-	state, err := m.cfg.Replica.Apply(ctx, *run.LogRun)
+	if run.Notes, err = m.endsNote(f.log, run); err != nil {
+		return overlay.LogState{}, err
+	}
+	state, err = m.cfg.Replica.Apply(ctx, *run.LogRun)
 	switch {
 	case err == nil:
 	case errors.Is(err, overlay.ErrConflict) && vague(run.Entries):
@@ -311,6 +315,7 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (overlay.L
 	default:
 		return state, applyError{err}
 	}
+	f.top.Store(state.Top().Seq)
 	m.logs.keepHeads(f.log, run.reached)
 	if slices.ContainsFunc(run.reached, func(r reachedHead) bool { return r.gone > 0 }) {
 		// Without the head that vouches for it a gone run cannot be passed on.

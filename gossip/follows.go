@@ -228,6 +228,7 @@ func (fs *follows) plan(w *wanted, now time.Time) *follow {
 		return nil
 	}
 	f := &follow{m: fs.m, log: w.log, provider: o.session, live: true}
+	f.top.Store(top.Seq)
 	run, ok := o.runs.find(top.Seq + 1)
 	switch {
 	case ok && run.to == o.runs.top() && run.to-top.Seq <= liveWindow:
@@ -284,10 +285,13 @@ func (fs *follows) owns(s *session, log overlay.LogID) bool {
 	return ok && state.Pillar == s.id
 }
 
-// check ends a live follow that is silent while the log moves, idle, or better
-// made with the log's own pillar or with who offers more. fs.mu is held.
+// check ends a live follow that is silent while the log moves, idle, better made
+// with the log's own pillar or with who offers more, or of a log of which it
+// brought what is lost again. fs.mu is held.
 func (fs *follows) check(f *follow, w *wanted, now time.Time, idle time.Duration) {
-	reached := max(f.reached.Load(), fs.m.logs.top(f.log))
+	before := f.top.Load() // read before the log, which only a scrub lowers
+	top := fs.m.logs.top(f.log)
+	reached := max(f.reached.Load(), top)
 	moved := time.Unix(0, f.moved.Load())
 	var best *offer
 	most := uint64(0)
@@ -313,6 +317,8 @@ func (fs *follows) check(f *follow, w *wanted, now time.Time, idle time.Duration
 	switch {
 	case fs.m.logs.isDead(f.log):
 		f.cancel(errForked)
+	case top < before:
+		f.cancel(errLowered)
 	case best != nil && best.owner && !f.provides(best.session.peer) && behind && !routed:
 		f.cancel(errBetter)
 	case best != nil && !f.provides(best.session.peer) && !routed && behind &&
@@ -422,7 +428,7 @@ func (fs *follows) ended(ctx context.Context, f *follow, err error) {
 			fs.paused = now.Add(retryLocal)
 		}
 	case errors.As(err, &forked), errors.Is(err, errForked), errors.Is(err, overlay.ErrIslands),
-		errors.Is(err, errBetter), errors.Is(err, errIdle), errors.Is(err, context.Canceled):
+		errors.Is(err, errBetter), errors.Is(err, errIdle), errors.Is(err, errLowered), errors.Is(err, context.Canceled):
 	case errors.Is(err, errSessionLost) && fs.m.sessions.get(f.provider.peer) != nil: // replaced by another
 	case errors.Is(err, errDied), errors.Is(err, errClocks), errors.Is(err, overlay.ErrLacks):
 		p.until = now.Add(retryDied)

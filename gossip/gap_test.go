@@ -53,3 +53,35 @@ func TestGapOfAHolder(t *testing.T) {
 		})
 	}
 }
+
+// Whatever a pillar tells of a log it can serve after a crash, though nothing was
+// written but what was committed with the entries.
+func TestEndsSurviveACrash(t *testing.T) {
+	inBubble(t, func(w *world) {
+		log := replicatest.NewLog(w.key.ID(), identity.NewPillarKey())
+		log.Add(t, w.author.Messages(t, 30)...)
+		a := w.pillar().hold(log, 1, 10).hold(log, 20, 30)
+		if err := gossip.SaveHeads(a.disk, log.ID, nil, log.Head(10), log.Head(19), log.Head(30)); err != nil {
+			t.Fatal(err)
+		}
+		a.start()
+		b := w.pillar().start(a)
+		both := func(p *pillar) func() bool {
+			return func() bool {
+				st := p.held(log.ID)
+				return st.Seq == 10 && len(st.Islands) == 1 && st.Islands[0].End.Seq == 30
+			}
+		}
+		until(t, 10*time.Second, "what there is of the log", both(b))
+		crashed := b.disk.Reopen() // what was on the disk by then, and no more
+		a.stop()
+		b.stop()
+		b.disk = crashed
+		b.start()
+		c := w.pillar().start(b)
+		until(t, 10*time.Second, "all of it, from the one who crashed", both(c))
+		if n := c.count("offences_total"); n > 0 {
+			t.Errorf("%v offences", n)
+		}
+	})
+}

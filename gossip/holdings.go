@@ -40,6 +40,8 @@ type holdings struct {
 	pending []change  // guarded by mu
 	seen    counted   // guarded by mu
 	guard   time.Time // guarded by mu
+	// unseen are records of seen that are gone since: they may come again.
+	unseen map[uint64]struct{} // guarded by mu
 }
 
 // change is a record that came, or went.
@@ -120,13 +122,13 @@ func (h *holdings) committed(c *overlay.CommitEvent) {
 		return
 	}
 	changes := make([]change, 0, len(c.New)+len(c.Gone))
+	for _, r := range c.Gone {
+		changes = append(changes, change{r, true})
+	}
 	for _, r := range c.New {
 		if r.Kind != overlay.KindPillar && r.Kind != overlay.KindRevocation {
 			changes = append(changes, change{overlay.RecordStub{ID: r.ID, Created: r.Created, Expires: r.Expires}, false})
 		}
-	}
-	for _, r := range c.Gone {
-		changes = append(changes, change{r, true})
 	}
 	key := h.key()
 	entries := h.entries(key, changes)
@@ -160,7 +162,7 @@ func (h *holdings) entries(key overlay.ShortKey, changes []change) []entry {
 func (h *holdings) applyLocked(changes []change, entries []entry) {
 	h.advanceLocked()
 	if h.seen != nil && time.Now().After(h.guard) {
-		h.seen = nil
+		h.seen, h.unseen = nil, nil
 	}
 	for from := 0; from < len(changes); {
 		to := from
@@ -172,9 +174,15 @@ func (h *holdings) applyLocked(changes []change, entries []entry) {
 		case changes[from].gone:
 			for i := range run {
 				h.ledger.remove(&run[i])
+				if h.seen != nil {
+					h.unseen[run[i].short] = struct{}{}
+				}
 			}
 		case h.seen != nil:
-			h.ledger.add(slices.DeleteFunc(run, func(e entry) bool { return h.seen.has(e.short) }))
+			h.ledger.add(slices.DeleteFunc(run, func(e entry) bool {
+				_, gone := h.unseen[e.short]
+				return !gone && h.seen.has(e.short)
+			}))
 		default:
 			h.ledger.add(run)
 		}
@@ -276,6 +284,7 @@ func (h *holdings) again(ctx context.Context) error {
 	h.recount = false
 	if err == nil {
 		h.ledger, h.seen, h.guard = l, seen, time.Now().Add(countedFor)
+		h.unseen = map[uint64]struct{}{}
 	}
 	h.applyLocked(h.pending, h.entries(h.ledger.key, h.pending))
 	h.pending = nil

@@ -140,13 +140,48 @@ func (m *Mesh) storeHeads(ctx context.Context, log overlay.LogID) error {
 }
 
 func (m *Mesh) saveHeads(ctx context.Context, key string, leads []*lead) error {
+	note, err := m.encodeHeads(leads)
+	if err != nil {
+		return err
+	}
+	return m.cfg.Notes.SaveNote(ctx, key, note)
+}
+
+func (m *Mesh) encodeHeads(leads []*lead) ([]byte, error) {
 	b := canon.AppendArray(nil, len(leads))
 	for _, l := range leads {
 		h := l.get(m.signHead)
 		if h == nil {
-			return errNoHead
+			return nil, errNoHead
 		}
 		b = h.Append(b)
 	}
-	return m.cfg.Notes.SaveNote(ctx, key, b)
+	return b, nil
+}
+
+// endsNote is what a run that is to be stored adds to the ends of its log, to be
+// written with it: after a crash its last entries would be told and, without the
+// head that they lead to, could not be served. Where the run ends at the log's
+// newest head there is nothing to add, for the log's state has that. What of it
+// is no end is left out when it is read, and written over in a moment.
+func (m *Mesh) endsNote(log overlay.LogID, run *taken) ([]overlay.Value, error) {
+	if len(run.reached) == 0 {
+		return nil, nil
+	}
+	held, _ := m.logs.state(log)
+	add := []*overlay.Head{run.reached[len(run.reached)-1].head}
+	if held.Head == nil || held.Head.Seq <= add[0].Seq {
+		add = nil
+	}
+	if first := run.reached[0].head; first.Seq < run.From {
+		add = append(add, first) // where it begins
+	}
+	if len(add) == 0 {
+		return nil, nil
+	}
+	note, err := m.encodeHeads(m.logs.endsWith(log, add))
+	if err != nil {
+		return nil, err
+	}
+	return []overlay.Value{{Key: endsKey(log), Data: note}}, nil
 }

@@ -203,6 +203,22 @@ func (l *logs) keepHeads(log overlay.LogID, reached []reachedHead) {
 	}
 }
 
+// endsWith returns the heads at the ends of a log, and those of add, ascending.
+func (l *logs) endsWith(log overlay.LogID, add []*overlay.Head) []*lead {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ends []*lead
+	if h := l.held[log]; h != nil {
+		ends = slices.Clone(h.heads.ends)
+	}
+	for _, head := range add {
+		if i, found := slices.BinarySearchFunc(ends, head.Seq, markOrder); !found {
+			ends = slices.Insert(ends, i, headLead(log, head))
+		}
+	}
+	return ends
+}
+
 // state returns a log's state, false if nothing of it is held.
 func (l *logs) state(log overlay.LogID) (overlay.LogState, bool) {
 	l.mu.Lock()

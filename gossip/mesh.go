@@ -15,7 +15,7 @@ import (
 )
 
 // Mesh replicates with the other pillars of a network. It implements
-// overlay.Mesh. Make it with New, then Run it.
+// overlay.Mesh and overlay.Locator. Make it with New, then Run it.
 //
 // Its goroutines, all started and awaited by Run:
 //
@@ -49,6 +49,7 @@ type Mesh struct {
 	holdings  *holdings
 	summaries *summaries
 	audit     *audit
+	compares  *compares
 	wants     *wants
 	member    *member
 	forks     *forks
@@ -70,7 +71,10 @@ type running struct {
 	closing bool // guarded by Mesh.mu: nothing new may start
 }
 
-var _ overlay.Mesh = (*Mesh)(nil)
+var (
+	_ overlay.Mesh    = (*Mesh)(nil)
+	_ overlay.Locator = (*Mesh)(nil)
+)
 
 // New returns a Mesh and sets its handlers on Links and Packets, so it must
 // come before the first Connect. It reads the Replica's logs and all records
@@ -100,7 +104,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.follows = newFollows(m)
 	m.fetcher = newFetcher(m)
 	m.doubts, m.scores, m.seen = newDoubts(m), newScores(m), newSeen()
-	m.audit, m.wants = newAudit(m), newWants(m)
+	m.audit, m.wants, m.compares = newAudit(m), newWants(m), newCompares(m)
 	var err error
 	if m.forks, err = newForks(m); err != nil {
 		return nil, err

@@ -31,6 +31,7 @@ type metrics struct {
 	rejoins         prometheus.Counter
 	memberDropped   *prometheus.CounterVec // reason
 	offences        *prometheus.CounterVec // reason
+	unasked         prometheus.Counter
 	auditMetrics
 }
 
@@ -48,6 +49,9 @@ const (
 	faultVector = "vector" // another history told and not shown
 	faultFork   = "fork"   // a proof that proves nothing
 	faultMember = "member" // what memberlist does not send, or with a forged signature
+
+	faultLocate   = "locate"   // questions where devices are too often
+	faultPresence = "presence" // an answer to no question, or for somebody else
 )
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -82,6 +86,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		rejoins:         counter("rejoin_attempts_total", "Attempts to reach pillars without a session."),
 		memberDropped:   counters("member_dropped_total", "Messages of memberlist dropped before it saw them, by reason; echo, stale and run are everyday.", "reason"),
 		offences:        counters("offences_total", "What pillars did wrong, by reason.", "reason"),
+		unasked:         counter("locate_unasked_total", "Pillars left out when it was asked where devices are, for want of room."),
 		auditMetrics:    newAuditMetrics(reg),
 	}
 	if reg != nil {
@@ -106,7 +111,7 @@ func (m *metrics) register(reg prometheus.Registerer) {
 	m.entriesSent, m.entriesReceived = register(reg, m.entriesSent), register(reg, m.entriesReceived)
 	m.entriesNew, m.void = register(reg, m.entriesNew), register(reg, m.void)
 	m.rejoins, m.memberDropped = register(reg, m.rejoins), register(reg, m.memberDropped)
-	m.offences = register(reg, m.offences)
+	m.offences, m.unasked = register(reg, m.offences), register(reg, m.unasked)
 }
 
 // register registers c, or finds the one that another Mesh registered.

@@ -98,6 +98,9 @@ func (m *Mesh) without(key overlay.ShortKey, shorts []uint64) []uint64 {
 // exchange gives the other side the records of push and gets those named in
 // wanted, a message at a time.
 func (r *round) exchange(ctx context.Context, names naming, push []place, wanted []uint64) error {
+	if r.dry != nil {
+		return r.list(ctx, names, push, wanted)
+	}
 	sortPlaces(push)
 	fit := overlay.FrameTarget / usualRecord // records that an answer has room for
 	for (len(push) > 0 || len(wanted) > 0) && !r.late() {
@@ -218,6 +221,22 @@ type loaded struct {
 	lost    []place // not on the disk, whatever the ledger says
 }
 
+// at finds the stored record of a place; fn is called at most once.
+func (m *Mesh) at(hash hashing, p place, fn func(rec *overlay.StoredRecord)) error {
+	prefix := binary.BigEndian.AppendUint64(nil, p.prefix)
+	err := m.cfg.Records.Near(stepDay(p.expires), prefix, func(rec overlay.StoredRecord) bool {
+		if hash.short(&rec.ID) != p.short || rec.Expires/stepMillis != p.expires {
+			return true
+		}
+		fn(&rec)
+		return false
+	})
+	if err != nil {
+		return fmt.Errorf("read records: %w", err)
+	}
+	return nil
+}
+
 // sortPlaces puts places in the order of the disk.
 func sortPlaces(places []place) {
 	slices.SortFunc(places, func(a, b place) int {
@@ -234,11 +253,7 @@ func (m *Mesh) load(key overlay.ShortKey, places *[]place) (got loaded, err erro
 	for len(*places) > 0 && len(got.records) < overlay.MaxIDs && got.bytes < overlay.FrameTarget {
 		p := (*places)[0]
 		found, full := false, false
-		prefix := binary.BigEndian.AppendUint64(nil, p.prefix)
-		err := m.cfg.Records.Near(stepDay(p.expires), prefix, func(rec overlay.StoredRecord) bool {
-			if hash.short(&rec.ID) != p.short || rec.Expires/stepMillis != p.expires {
-				return true
-			}
+		err := m.at(hash, p, func(rec *overlay.StoredRecord) {
 			found = true
 			switch {
 			case rec.Expires <= now:
@@ -250,10 +265,9 @@ func (m *Mesh) load(key overlay.ShortKey, places *[]place) (got loaded, err erro
 				got.records = append(got.records, bytes.Clone(rec.Raw))
 				got.bytes += uint64(len(rec.Raw))
 			}
-			return false
 		})
 		if err != nil {
-			return got, fmt.Errorf("read records: %w", err)
+			return got, err
 		}
 		if full {
 			break
@@ -274,6 +288,9 @@ func (m *Mesh) load(key overlay.ShortKey, places *[]place) (got loaded, err erro
 // we lack something, there while the other side does. What logs do bring, but
 // have not brought by then, is left to them. Nothing is given to who is full.
 func (r *round) await(ctx context.Context, there, here bool, missing func() bool) {
+	if r.dry != nil {
+		return
+	}
 	r.skipPush = r.m.summaries.all()[r.s.id].Full
 	mine := r.m.toldHere()
 	gapsHere, gapsThere := map[overlay.LogID]uint64{}, map[overlay.LogID]uint64{}

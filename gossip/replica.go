@@ -3,6 +3,7 @@ package gossip
 import (
 	"context"
 
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -50,6 +51,9 @@ type Replica interface {
 
 // Records looks up single records; overlay.Pillar does that too.
 type Records interface {
+	// Trace says of at most overlay.MaxStubs records whether they are held, and
+	// how they came, or why they are not.
+	Trace(sought []overlay.Sought) ([]overlay.Trace, error)
 	// Get returns the bytes of those of ids that are held, in order, at most
 	// about max bytes of them but at least one, and the index in ids to go on
 	// from. Roster records are among what it finds.
@@ -63,6 +67,14 @@ type Records interface {
 	// ascending, until fn returns false. It reads the disk, their bytes
 	// included; r and those are valid until fn returns.
 	Near(day overlay.Day, prefix []byte, fn func(r overlay.StoredRecord) bool) error
+}
+
+// Devices asks the devices that are connected to a pillar; overlay.Pillar does.
+type Devices interface {
+	// LocateHere passes on the question of a node of another pillar, from, that
+	// passed it on. It does not wait. answer is called, from any goroutine, with
+	// what the devices say; it does not block.
+	LocateHere(from identity.PillarID, q *overlay.Locate, answer func(overlay.Presence))
 }
 
 // Notes keeps replication's own small values on the pillar's disk;

@@ -46,12 +46,16 @@ var weights = map[string]float64{
 	faultFork:   40,
 	faultMember: 10,
 
+	faultLocate:   5,
+	faultPresence: 10,
+
 	faultRound:       20,
 	faultCells:       20,
 	faultGarbage:     20,
 	faultUndelivered: 10,
 	faultRounds:      10,
 	faultDeep:        10,
+	faultCompare:     10,
 }
 
 // scores counts what pillars did wrong, and refuses those that repeat it.

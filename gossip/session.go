@@ -46,6 +46,8 @@ type session struct {
 	room    room         // for runs from them that wait to be stored
 	rate    rate         // entries a second that ranges from them brought
 	audit   *auditLink
+	asked   overlay.Tokens // of Locate from them; the reader's
+	stray   overlay.Tokens // of Located that is too late; the reader's
 
 	mu      sync.Mutex
 	seen    time.Time                          // guarded by mu; last message
@@ -57,6 +59,8 @@ type session struct {
 	resend  bool                               // guarded by mu; a roster message was lost
 	untold  bool                               // guarded by mu; a fork could not be told
 	forked  map[overlay.LogID]bool             // guarded by mu; logs it tells that were forked; true if it could not be told so
+	asks    overlay.Tokens                     // guarded by mu; of Locate to them
+	locates map[uint64]*locating               // guarded by mu; open ones, by number
 }
 
 // handleSession is the handler of ProtoPillar.
@@ -93,10 +97,11 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 	s := &session{
 		m: m, peer: stream.Peer(), id: identity.PillarID(stream.Peer()), opener: opener,
 		stream: stream, frames: overlay.NewFrameReader(stream),
-		local: overlay.IsPrivateAddr(stream.Remote()), since: time.Now(),
+		local: overlay.IsNear(stream.Remote()), since: time.Now(),
 		out: make(chan overlay.Message, sessionQueue), kick: make(chan struct{}, 1),
 		requests: make(chan overlay.Message, sessionRequests), done: make(chan struct{}),
 		vector: map[overlay.LogID]told{}, forked: map[overlay.LogID]bool{}, waiting: map[uint64]chan overlay.Message{},
+		locates: map[uint64]*locating{},
 	}
 	s.audit = newAuditLink(s)
 	stream.SetReadDeadline(time.Now().Add(openTimeout))
@@ -408,7 +413,7 @@ func (s *session) read(ctx context.Context) error {
 			}
 		case *overlay.SummaryMsg:
 			s.m.summaries.receive(msg.Summaries)
-		case *overlay.Get, *overlay.Has:
+		case *overlay.Get, *overlay.Has, *overlay.TraceMsg:
 			select {
 			case s.requests <- msg:
 			case <-s.done: // nobody answers any more
@@ -416,11 +421,21 @@ func (s *session) read(ctx context.Context) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-		case *overlay.Root, *overlay.Cells, *overlay.Buckets, *overlay.IDs:
+		case *overlay.Compare:
+			s.m.compares.serve(s, msg)
+		case *overlay.Root, *overlay.Cells, *overlay.Buckets, *overlay.IDs, *overlay.Stubs:
 			s.audit.hear(msg, s.frames.Size())
+		case *overlay.Locate:
+			s.locateHere(msg)
+		case *overlay.Located:
+			s.located(msg)
 		case *overlay.Got:
 			s.deliver(msg.N, msg)
 		case *overlay.Held:
+			s.deliver(msg.N, msg)
+		case *overlay.TracedMsg:
+			s.deliver(msg.N, msg)
+		case *overlay.Compared:
 			s.deliver(msg.N, msg)
 		case *overlay.Busy:
 			if msg.Err == nil {
@@ -461,7 +476,7 @@ func (s *session) answer(ctx context.Context) {
 	}
 }
 
-// lookUp answers a Get or Has; nil if that failed here.
+// lookUp answers a Get, Has or Trace; nil if that failed here.
 func (m *Mesh) lookUp(msg overlay.Message) overlay.Message {
 	switch msg := msg.(type) {
 	case *overlay.Get:
@@ -478,6 +493,13 @@ func (m *Mesh) lookUp(msg overlay.Message) overlay.Message {
 			return nil
 		}
 		return &overlay.Held{N: msg.N, Bits: overlay.PackBits(held)}
+	case *overlay.TraceMsg:
+		traces, err := m.trace(msg.Sought)
+		if err != nil {
+			m.log.Warn("trace records", "err", err)
+			return nil
+		}
+		return &overlay.TracedMsg{N: msg.N, Traces: traces}
 	}
 	return nil
 }
@@ -530,6 +552,11 @@ func (s *session) getSome(ctx context.Context, ids []overlay.RecordID) (records 
 func (s *session) ask(ctx context.Context, request func(n uint64) overlay.Message) (overlay.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	return s.askPatiently(ctx, request)
+}
+
+// askPatiently is ask for as long as ctx goes.
+func (s *session) askPatiently(ctx context.Context, request func(n uint64) overlay.Message) (overlay.Message, error) {
 	answer := make(chan overlay.Message, 1)
 	s.mu.Lock()
 	s.number++

@@ -21,7 +21,7 @@ func (m *Mesh) Pillars() []overlay.PillarStatus {
 		if e.Pillar == m.self {
 			continue
 		}
-		st := overlay.PillarStatus{ID: e.Pillar, Name: e.Info.Name, Addrs: e.Info.Addrs,
+		st := overlay.PillarStatus{ID: e.Pillar, Name: e.Info.Name, Home: e.Info.Home, Addrs: e.Info.Addrs,
 			State: overlay.PillarDead, LastSeen: m.sessions.lastSeen(e.Pillar)}
 		if info, ok := m.cfg.Peers.Info(peer.ID(e.Pillar)); ok {
 			st.Connected, st.Path, st.RTT = true, info.Path, info.RTT

@@ -10,7 +10,7 @@ import (
 func Tags() []Tag {
 	return []Tag{
 		TagRecordID, TagRecord, TagCertificate, TagAdmission, TagHead, TagSummary,
-		TagPresence, TagMember, TagLogID, TagLogChain, TagVector,
+		TagPresence, TagLocate, TagMember, TagLogID, TagLogChain, TagVector,
 	}
 }
 

@@ -18,6 +18,7 @@ var (
 	TagHead        = newTag("obk1 head")        // signature: a log's newest position
 	TagSummary     = newTag("obk1 summary")     // signature: what a pillar holds
 	TagPresence    = newTag("obk1 presence")    // signature: where a device is connected
+	TagLocate      = newTag("obk1 locate")      // signature: a device's question where an account is
 	TagMember      = newTag("obk1 member")      // signature: a pillar's memberlist meta
 	TagLogID       = newTag("obk1 log id")      // hash: a log's ID
 	TagLogChain    = newTag("obk1 log chain")   // hash: a log's chain

@@ -14,9 +14,49 @@ import (
 
 // IsPrivateAddr reports whether a leads into a private, link-local or loopback
 // network: addresses that mean another machine wherever they are dialled from.
-// DNS names count as public.
+// DNS names count as public. Of a circuit it is the address of the relay that
+// counts.
 func IsPrivateAddr(a multiaddr.Multiaddr) bool {
 	return manet.IsPrivateAddr(a) || manet.IsIPLoopback(a) || manet.IsIPUnspecified(a) || manet.IsIP6LinkLocal(a)
+}
+
+// IsNear reports whether a connection over a runs within a private network or
+// within this machine, so that private addresses told over it mean the same at
+// both ends. Over a circuit they do not: the relay may be near and the other end
+// anywhere.
+func IsNear(a multiaddr.Multiaddr) bool { return !IsCircuit(a) && IsPrivateAddr(a) }
+
+// IsCircuit reports whether a leads through a relay.
+func IsCircuit(a multiaddr.Multiaddr) bool {
+	_, err := a.ValueForProtocol(multiaddr.P_CIRCUIT)
+	return err == nil
+}
+
+// Circuit is the address, without /p2p, of whoever holds a reservation at the
+// pillar of relay: /…/p2p/<relay>/p2p-circuit.
+func Circuit(relay PillarAddr) multiaddr.Multiaddr {
+	return multiaddr.Join(relay.Addr, multiaddr.StringCast("/p2p/"+relay.Pillar.String()+"/p2p-circuit"))
+}
+
+// RelayOf takes a circuit's address, without the /p2p of whom it leads to,
+// apart: it returns the pillar in between and where that is reached. ok is
+// false for everything that Circuit does not make: several relays in a row,
+// none with an address, something after the circuit.
+func RelayOf(a multiaddr.Multiaddr) (relay PillarAddr, ok bool) {
+	n := len(a) - 2
+	if n < 1 || a[n+1].Protocol().Code != multiaddr.P_CIRCUIT || a[n].Protocol().Code != multiaddr.P_P2P {
+		return PillarAddr{}, false
+	}
+	for _, c := range a[:n] {
+		if code := c.Protocol().Code; code == multiaddr.P_P2P || code == multiaddr.P_CIRCUIT {
+			return PillarAddr{}, false
+		}
+	}
+	p, err := identity.PillarFromBytes(a[n].RawValue())
+	if err != nil {
+		return PillarAddr{}, false
+	}
+	return PillarAddr{Pillar: p, Addr: a[:n:n]}, true
 }
 
 // Invitation is where to find a network: what a join link or a bare multiaddr
@@ -29,7 +69,7 @@ type Invitation struct {
 // PillarAddr is an address of a pillar that is known by its ID.
 type PillarAddr struct {
 	Pillar identity.PillarID
-	Addr   multiaddr.Multiaddr // without /p2p
+	Addr   multiaddr.Multiaddr // without /p2p at the end
 }
 
 const (
@@ -74,7 +114,8 @@ func ParseInvitation(s string) (Invitation, error) {
 	return inv, nil
 }
 
-// ParsePillarAddr reads a multiaddr that ends in /p2p/<pillar>.
+// ParsePillarAddr reads a multiaddr that ends in /p2p/<pillar>. That of a home
+// pillar may lead through another: /…/p2p/<public>/p2p-circuit/p2p/<home>.
 func ParsePillarAddr(s string) (PillarAddr, error) {
 	m, err := multiaddr.NewMultiaddr(s)
 	if err != nil {
@@ -87,6 +128,11 @@ func ParsePillarAddr(s string) (PillarAddr, error) {
 	p, err := identity.PillarFromBytes([]byte(id))
 	if err != nil {
 		return PillarAddr{}, Refuse(CodeBadRequest, "%q: %v", s, err)
+	}
+	if IsCircuit(addr) {
+		if relay, ok := RelayOf(addr); !ok || relay.Pillar == p {
+			return PillarAddr{}, Refuse(CodeBadRequest, "%q: a pillar behind another is /ip4/203.0.113.7/tcp/4001/p2p/<public pillar>/p2p-circuit/p2p/<pillar id>", s)
+		}
 	}
 	return PillarAddr{Pillar: p, Addr: addr}, nil
 }

@@ -3,6 +3,8 @@ package overlay_test
 import (
 	"testing"
 
+	"github.com/multiformats/go-multiaddr"
+
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -54,6 +56,52 @@ func TestErrors(t *testing.T) {
 	for code, final := range map[overlay.Code]bool{overlay.CodeBusy: false, overlay.CodeQuota: false, overlay.CodeInvalid: true, overlay.CodeTooLongLived: true} {
 		if code.Final() != final {
 			t.Errorf("%s.Final() is not %v", code, final)
+		}
+	}
+}
+
+func TestCircuitAddrs(t *testing.T) {
+	public, home := identity.NewPillarKey().ID(), identity.NewPillarKey().ID()
+	at := multiaddr.StringCast("/ip4/203.0.113.9/udp/4001/quic-v1")
+	relay := overlay.PillarAddr{Pillar: public, Addr: at}
+	circuit := overlay.Circuit(relay)
+	text := at.String() + "/p2p/" + public.String() + "/p2p-circuit"
+	if circuit.String() != text || !overlay.IsCircuit(circuit) || overlay.IsCircuit(at) {
+		t.Fatal(circuit)
+	}
+	if got, ok := overlay.RelayOf(circuit); !ok || got.Pillar != public || !got.Addr.Equal(at) {
+		t.Errorf("taken apart: %v, %v", got, ok)
+	}
+	for _, bad := range []string{at.String(), "/p2p-circuit", "/p2p/" + public.String() + "/p2p-circuit", text + "/ip4/192.168.0.1/tcp/22",
+		at.String() + "/p2p-circuit", text + "/p2p/" + home.String() + "/p2p-circuit", at.String() + "/p2p/" + public.String()} {
+		if got, ok := overlay.RelayOf(multiaddr.StringCast(bad)); ok {
+			t.Errorf("%s leads through %v", bad, got)
+		}
+	}
+
+	whole := text + "/p2p/" + home.String()
+	for _, s := range []string{whole, overlay.JoinLink(newTestNetwork(t).id, overlay.PillarAddr{Pillar: home, Addr: circuit})} {
+		inv, err := overlay.ParseInvitation(s)
+		if err != nil || len(inv.Pillars) != 1 || inv.Pillars[0].String() != whole || inv.Pillars[0].Pillar != home {
+			t.Errorf("%s: %+v, %v", s, inv, err)
+		}
+	}
+	for _, bad := range []string{text, text + "/p2p/" + public.String(), "/p2p/" + public.String() + "/p2p-circuit/p2p/" + home.String(),
+		whole + "/p2p-circuit/p2p/" + identity.NewPillarKey().ID().String()} {
+		if a, err := overlay.ParsePillarAddr(bad); overlay.CodeOf(err) != overlay.CodeBadRequest {
+			t.Errorf("%s: %v, %v", bad, a, err)
+		}
+	}
+
+	for addr, want := range map[string]struct{ private, near bool }{
+		"/ip4/10.0.0.1/tcp/1": {true, true},
+		"/ip4/127.0.0.1/tcp/1/p2p/" + public.String() + "/p2p-circuit": {true, false},
+		text:                      {false, false},
+		"/dns4/example.org/tcp/1": {false, false},
+	} {
+		a := multiaddr.StringCast(addr)
+		if overlay.IsPrivateAddr(a) != want.private || overlay.IsNear(a) != want.near {
+			t.Errorf("%s: private %v, near %v", a, overlay.IsPrivateAddr(a), overlay.IsNear(a))
 		}
 	}
 }

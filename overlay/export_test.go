@@ -9,6 +9,14 @@ import (
 	"github.com/obelisk-network/obelisk/identity"
 )
 
+// Locate is what direct delivery asks.
+func (n *Node) Locate(ctx context.Context, account identity.AccountID) ([]Presence, error) {
+	return n.locate(ctx, account)
+}
+
+// ForgetLocated has the next Locate ask anew.
+func (n *Node) ForgetLocated(account identity.AccountID) { n.locator.forget(account) }
+
 // QuotaTaker charges submissions at a store of limit bytes.
 func QuotaTaker(limit uint64) func(from identity.AccountID, source string, to []identity.AccountID, cost float64, now uint64) bool {
 	var q quotas
@@ -48,5 +56,33 @@ func ScrubNow(ctx context.Context, p *Pillar) error {
 	return (&scrubber{p: p, first: true, at: time.Now()}).pass(ctx)
 }
 
+// Scrubbed reports whether the first pass of the scrub is over.
+func (p *Pillar) Scrubbed() bool { return p.scrubbed.Load() }
+
+// ScrubSlowly is ScrubNow for the passes that follow.
+func ScrubSlowly(ctx context.Context, p *Pillar) error {
+	return (&scrubber{p: p, at: time.Now()}).pass(ctx)
+}
+
+// Retain removes messages that are over at now, but for the newest most.
+func (n *Node) Retain(now uint64, most int) error { return n.retain(now, most) }
+
 // CheckClock judges the clock, as is done every few seconds.
 func (p *Pillar) CheckClock() { p.checkClock() }
+
+// FindBy replaces how the node finds other accounts' devices.
+func FindBy(n *Node, find func(context.Context, identity.AccountID) ([]Presence, error)) {
+	n.direct.find = find
+}
+
+// DirectQuotaTaker charges an account for what its devices deliver, in byte
+// milliseconds.
+func DirectQuotaTaker() func(a identity.AccountID, cost float64, now uint64) error {
+	var q directQuota
+	return func(a identity.AccountID, cost float64, now uint64) error {
+		if err := q.take(a, cost, now); err != nil {
+			return err
+		}
+		return nil
+	}
+}

@@ -47,6 +47,11 @@ const (
 	TypeIDs       MessageType = 22
 	TypeSummary   MessageType = 23
 	TypeForked    MessageType = 24
+	TypeStubs     MessageType = 25
+	TypeTrace     MessageType = 26
+	TypeTraced    MessageType = 27
+	TypeCompare   MessageType = 28
+	TypeCompared  MessageType = 29
 	// node and pillar
 	TypeRegister   MessageType = 40
 	TypeRegistered MessageType = 41
@@ -233,6 +238,16 @@ func newMessage(t MessageType) Message {
 		return new(SummaryMsg)
 	case TypeForked:
 		return new(Forked)
+	case TypeStubs:
+		return new(Stubs)
+	case TypeTrace:
+		return new(TraceMsg)
+	case TypeTraced:
+		return new(TracedMsg)
+	case TypeCompare:
+		return new(Compare)
+	case TypeCompared:
+		return new(Compared)
 	case TypeRegister:
 		return new(Register)
 	case TypeRegistered:
@@ -265,6 +280,16 @@ func newMessage(t MessageType) Message {
 		return new(RosterMsg)
 	case TypeBusy:
 		return new(Busy)
+	case TypeLocate:
+		return new(Locate)
+	case TypeLocated:
+		return new(Located)
+	case TypeDeliver:
+		return new(Deliver)
+	case TypeDelivered:
+		return new(Delivered)
+	case TypeNear:
+		return new(Near)
 	default:
 		return nil
 	}

@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/internal/canon"
 )
@@ -122,6 +124,26 @@ func CheckPillarHello(h *Hello, peer identity.PillarID, want identity.NetworkID,
 		return nil, nil, Refuse(CodeNotAdmitted, "pillar %s: %v", peer, err)
 	}
 	return rec, info, nil
+}
+
+// checkCredential verifies that the account a node's Hello names speaks, in that
+// network, through the device that the transport proved. Times are the
+// caller's to judge.
+func checkCredential(h *Hello, p peer.ID, network identity.NetworkID) (*identity.Certificate, *Error) {
+	cert, err := identity.ParseCertificate(h.Account, h.Credential)
+	if err != nil {
+		return nil, Refuse(CodeInvalid, "certificate: %v", err)
+	}
+	check, err := cert.Check(network)
+	switch {
+	case err != nil:
+		return nil, Refuse(CodeInvalid, "certificate: %v", err)
+	case peer.ID(cert.Device) != p:
+		return nil, Refuse(CodeInvalid, "certificate: it is for device %s, not for %s", cert.Device, p)
+	case !identity.Verify(&check):
+		return nil, Refuse(CodeInvalid, "certificate: not signed by account %s for network %s", h.Account, network)
+	}
+	return cert, nil
 }
 
 // checkPillarRecord checks what a pillar record must be beyond validity to

@@ -205,7 +205,7 @@ type PillarInfo struct {
 	Left      bool // it left for good
 	Home      bool // behind a NAT, reached through others
 	Name      string
-	Addrs     []multiaddr.Multiaddr // without /p2p
+	Addrs     []multiaddr.Multiaddr // without /p2p at the end; a home pillar's may be circuits
 	Admission identity.Admission
 }
 

@@ -33,6 +33,17 @@ type Mesh interface {
 	Over(log LogID, now uint64) uint64
 }
 
+// Locator asks the other pillars where an account's devices are. The real one is
+// gossip.Mesh; NoMesh asks nobody. It is safe for concurrent use.
+type Locator interface {
+	// Locate sends q, with a number of its own, to every connected pillar, as far
+	// as each may be asked more at the moment, and does not wait. each is called,
+	// from any goroutine, for every Presence that comes until stop is called; it
+	// must not block. They are for q's asker, and nothing else of them is checked.
+	// A pillar says nothing if no device answers, so there is no end to wait for.
+	Locate(q *Locate, each func(Presence)) (stop func())
+}
+
 // CommitEvent is what became durable in one group commit.
 type CommitEvent struct {
 	Time time.Time
@@ -82,6 +93,7 @@ const (
 type PillarStatus struct {
 	ID           identity.PillarID
 	Name         string
+	Home         bool // behind a NAT, reached through others
 	Addrs        []multiaddr.Multiaddr
 	State        PillarState
 	Connected    bool
@@ -116,6 +128,9 @@ func (NoMesh) Pillars() []PillarStatus { return nil }
 // Summaries implements Mesh.
 func (NoMesh) Summaries() []Summary { return nil }
 
+// Locate implements Locator: nobody else is asked.
+func (NoMesh) Locate(*Locate, func(Presence)) (stop func()) { return func() {} }
+
 // Over implements Mesh: no heads are kept.
 func (NoMesh) Over(LogID, uint64) uint64 { return 0 }
 
@@ -128,6 +143,9 @@ type LogRun struct {
 	Before Hash   // h(From-1), which the caller has linked to a signed head
 	// Entries are in order and without gaps.
 	Entries []BatchEntry
+	// Notes are replication's own, written in the same commit: what is told of the
+	// run is of no use to others without them. See gossip.Notes for keys and sizes.
+	Notes []Value
 }
 
 // Durable says that Copies pillars beside this one hold the entries From..To of

@@ -28,6 +28,15 @@ type NodeConfig struct {
 	Table   Table
 	Links   Links
 	Peers   Peers
+	// Traversal gets to other nodes' devices. Nil: what goes directly goes only to
+	// devices that are connected; the node neither asks where others are nor says
+	// where it is.
+	Traversal Traversal
+
+	// PillarsChanged is called when the node works with other pillars than
+	// before, its active or its standby one (see Pillars). It must not block, nor
+	// call the node. Nil: nobody is.
+	PillarsChanged func()
 
 	// Network is the pinned network; zero: not pinned yet.
 	Network identity.NetworkID
@@ -107,8 +116,11 @@ type Node struct {
 	checker  *nodeChecker
 	events   *nodeEvents
 	contacts *nodeContacts
+	direct   *nodeDirect
 	metrics  *nodeMetrics
 
+	locator   *nodeLocator
+	presence  *nodePresence
 	converges nodeConvergence
 
 	upkeep  chan struct{} // maintain: look now
@@ -130,6 +142,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "node"), disk: newNodeDisk(cfg.Table), fatal: make(chan error, 1), upkeep: make(chan struct{}, 1)}
 	n.metrics = newNodeMetrics(cfg.Registerer)
 	n.events = newNodeEvents()
+	n.direct = newNodeDirect(n)
 	n.self = &nodeSelf{n: n}
 	n.dir = newNodeDirectory(n)
 	n.epochs = newNodeEpochs(n)
@@ -139,6 +152,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n.receipts = newNodeReceipts(n)
 	n.checker = newNodeChecker(n)
 	n.contacts = newNodeContacts(n)
+	n.locator = newNodeLocator(n)
+	n.presence = newNodePresence(n)
 	n.sessions = newNodeSessions(n)
 	for _, load := range []func() error{n.contacts.load, n.self.load, n.dir.load, n.outbox.load, n.inbox.load, n.receipts.load, n.sessions.load} {
 		if err := load(); err != nil {
@@ -266,6 +281,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	n.direct.open()
 	var work sync.WaitGroup
 	for _, run := range []func(context.Context){
 		n.disk.run,       // writes nobody waits for
@@ -276,7 +292,10 @@ func (n *Node) Run(ctx context.Context) error {
 		n.inbox.run,      // mailbox records
 		n.dir.run,        // directory records
 		n.receipts.run,   // receipts to others
+		n.direct.run,     // to and from other devices; owns their streams' goroutines
 		n.checker.run,    // mailbox check, offers
+		n.locator.run,    // where others are
+		n.presence.run,   // where this device is, to those who may know
 		n.maintain,       // keys, own records, what is over
 		n.sessions.watch, // connections
 	} {
@@ -303,6 +322,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) maintain(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
+	var retained time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -324,6 +344,12 @@ func (n *Node) maintain(ctx context.Context) {
 		}
 		if err := n.inbox.purge(n.now()); err != nil {
 			n.log.Error("cannot drop what is expired", "err", err)
+		}
+		if now := time.Now(); now.Sub(retained) >= retainEvery {
+			retained = now
+			if err := n.retain(n.now(), maxFinished); err != nil {
+				n.log.Error("cannot drop messages that are over", "err", err)
+			}
 		}
 	}
 }

@@ -147,6 +147,7 @@ type InboxCounts struct {
 type NodePillar struct {
 	ID        identity.PillarID     `json:"id"`
 	Name      string                `json:"name"`
+	Home      bool                  `json:"home"` // behind a NAT, reached through others
 	Addrs     []multiaddr.Multiaddr `json:"addrs"`
 	State     PillarState           `json:"state"`
 	Connected bool                  `json:"connected"`

@@ -111,7 +111,10 @@ func (c *nodeChecker) compare(ctx context.Context, s *nodeSession) ([]RecordID, 
 	m := &Check{N: s.take(1), Before: now - min(now, checkSlack), Front: now + checkSlack}
 	rand.Read(m.Key[:]) // never fails
 	days := map[Day]*Tally{}
-	if err := c.seen(m, func(day Day, id RecordID) {
+	if err := c.seen(m, func(day Day, id RecordID, _ []byte, shown bool) {
+		if !shown {
+			return
+		}
 		t := days[day]
 		if t == nil {
 			t = &Tally{}
@@ -152,15 +155,21 @@ func (c *nodeChecker) compare(ctx context.Context, s *nodeSession) ([]RecordID, 
 		return nil, nil
 	}
 	lacks := 0
-	if err := c.seen(m, func(day Day, id RecordID) {
+	var shownNow []Write
+	if err := c.seen(m, func(day Day, id RecordID, value []byte, shown bool) {
 		if _, both := theirs[id]; both {
 			delete(theirs, id)
-		} else if differ[day] {
+			if !shown { // a device was faster, and no page brought it
+				k := binary.BigEndian.AppendUint32([]byte(keySeen), uint32(day))
+				shownNow = append(shownNow, Write{append(k, id[:]...), bytes.Clone(value[:seenShown])})
+			}
+		} else if differ[day] && shown {
 			lacks++
 		}
 	}); err != nil {
 		return nil, err
 	}
+	c.n.disk.rider(shownNow...)
 	c.n.log.Info("mailbox check", "pillar", s.pillar, "missing_here", len(theirs), "missing_there", lacks)
 	missing := make([]RecordID, 0, len(theirs))
 	for id := range theirs {
@@ -170,17 +179,19 @@ func (c *nodeChecker) compare(ctx context.Context, s *nodeSession) ([]RecordID, 
 }
 
 // seen calls fn for every record of the mailbox that this device has seen and
-// that m speaks of.
-func (c *nodeChecker) seen(m *Check, fn func(Day, RecordID)) error {
+// that m speaks of, with what stands in the table and whether a pillar has shown
+// it.
+func (c *nodeChecker) seen(m *Check, fn func(day Day, id RecordID, value []byte, shown bool)) error {
 	from := binary.BigEndian.AppendUint32([]byte(keySeen), uint32(DayOf(m.Front)))
 	return c.n.disk.table.Scan([]byte(keySeen), from, func(key, data []byte) bool {
 		rest := key[len(keySeen):]
-		if len(rest) != 4+len(RecordID{}) || len(data) != 16 {
+		ok, shown := readSeen(data)
+		if len(rest) != 4+len(RecordID{}) || !ok {
 			return true
 		}
 		created, expires := binary.BigEndian.Uint64(data), binary.BigEndian.Uint64(data[8:])
 		if created < m.Before && expires >= m.Front {
-			fn(Day(binary.BigEndian.Uint32(rest)), RecordID(rest[4:]))
+			fn(Day(binary.BigEndian.Uint32(rest)), RecordID(rest[4:]), data, shown)
 		}
 		return true
 	})
@@ -234,12 +245,12 @@ func (o *nodeOutbox) unreceipted() []RecordID {
 	defer o.mu.Unlock()
 	var ids []RecordID
 	for _, e := range o.handles {
-		if e.ship != nil && e.ship.done && !e.state.Final() {
+		if e.ship != nil && e.ship.done && !e.only && !e.state.Final() {
 			ids = append(ids, e.id)
 		}
 	}
 	for _, s := range o.hidden {
-		if s.kind == KindEpoch && s.done {
+		if s.kind == KindEpoch && s.done && !s.only {
 			ids = append(ids, s.id)
 		}
 	}

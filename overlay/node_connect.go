@@ -128,14 +128,15 @@ func (m *nodeSessions) handshake(ctx context.Context, p identity.PillarID, first
 	skew := time.Duration(int64(answer.Time)-int64(now))*time.Millisecond + rtt/2
 	return &nodeSession{n: n, pillar: p, stream: stream, frames: frames,
 		out: make(chan Message, sessionQueue), done: make(chan struct{}), summaries: make(chan []Summary, 1),
-		skew: skew, rtt: time.Since(registering), local: local, waiting: map[uint64]*nodeCall{}, inflight: map[uint64]*shipment{}}, nil
+		skew: skew, rtt: time.Since(registering), local: local,
+		relayed: IsCircuit(stream.Remote()), since: time.Now(), waiting: map[uint64]*nodeCall{}, inflight: map[uint64]*shipment{}}, nil
 }
 
 // isLocal reports whether private addresses that p tells may be dialled.
 func (m *nodeSessions) isLocal(p identity.PillarID, remote multiaddr.Multiaddr) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.candidate(p).hand || remote != nil && IsPrivateAddr(remote)
+	return m.candidate(p).hand || remote != nil && IsNear(remote)
 }
 
 // findSelf does step 3.

@@ -63,6 +63,13 @@ func (c *nodeContacts) name(a identity.AccountID) string {
 	return ""
 }
 
+// has reports whether a is a contact.
+func (c *nodeContacts) has(a identity.AccountID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.by[a] != nil
+}
+
 // accounts lists all contacts' accounts.
 func (c *nodeContacts) accounts() []identity.AccountID {
 	c.mu.Lock()

@@ -426,6 +426,18 @@ func (acc *dirAccount) sealing(a identity.AccountID, now uint64, several bool) [
 	return list
 }
 
+// valid lists the devices that speak for the account: those it lists, or, if it
+// was never seen to list any, all with a certificate.
+func (acc *dirAccount) valid(now uint64) []identity.DeviceID {
+	var list []identity.DeviceID
+	for _, dev := range acc.devices {
+		if dev.cert.Covers(now) && (acc.info == nil || acc.info.Has(dev.device, dev.cert.Serial)) {
+			list = append(list, dev.device)
+		}
+	}
+	return list
+}
+
 // claims returns the name that an account's newest device claims.
 func (d *nodeDirectory) claims(a identity.AccountID, device identity.DeviceID) string {
 	acc, err := d.account(a)

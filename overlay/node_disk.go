@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,11 +22,12 @@ import (
 //	outr/<order>               its record, until a final state
 //	outh/<handle> outi/<id> outc/<client id>   its order
 //	hid/<id>                   epochs, receipts, own records on their way
+//	hio/<id>                   epochs and receipts that no pillar gets
 //	seq/<account>              sequences given out
 //	in/<order>                 a message received
 //	ini/<id>                   its order
 //	una/<order>                it is not acknowledged
-//	seen/<day><id>             every record of the mailbox: created, expires
+//	seen/<day><id>             every record of the mailbox: created, expires, [1 if no pillar has shown it]
 //	ep/<epoch><id>             an epoch record received
 //	pend/<epoch><order>        a message or receipt whose epoch is not there yet
 //	sq/<author><device>        the newest sequences received from a device
@@ -45,6 +47,7 @@ const (
 	keyOutID   = "outi/"
 	keyOutCli  = "outc/"
 	keyHidden  = "hid/"
+	keyHidOnly = "hio/"
 	keySeq     = "seq/"
 	keyIn      = "in/"
 	keyInID    = "ini/"
@@ -60,6 +63,7 @@ const (
 	lazyDelay  = 20 * time.Millisecond // how long a write that nobody waits for may wait for company
 	purgeChunk = 4096                  // deletes of one Apply
 	lazyLimit  = 1 << 16               // writes of a group that nobody waits for before it goes at once
+	riderLimit = 1 << 12               // writes that ride along before a group goes for their sake
 )
 
 func nodeKey[T ~string | ~[]byte](prefix string, rest ...T) []byte {
@@ -101,6 +105,7 @@ type nodeDisk struct {
 // diskGroup is what one Apply writes.
 type diskGroup struct {
 	writes []Write
+	riders atomic.Int64 // how many of them came by rider
 	done   chan struct{}
 	err    error // valid once done is closed
 }
@@ -165,6 +170,18 @@ func (d *nodeDisk) lazy(ws ...Write) {
 	select {
 	case d.wake <- struct{}{}:
 	default:
+	}
+}
+
+// rider stages writes that can be lost, in which case somebody notices and makes
+// them again: the next Apply takes them along, and none is made for them unless
+// there are very many.
+func (d *nodeDisk) rider(ws ...Write) {
+	if len(ws) == 0 {
+		return
+	}
+	if g := d.stage(ws...); g.riders.Add(int64(len(ws))) >= riderLimit {
+		wakeUp(d.wake)
 	}
 }
 

@@ -16,7 +16,7 @@ const (
 )
 
 // nodeEpochs are the epochs that the node seals with: one for each list of
-// recipients, in memory only, so every start makes new ones.
+// recipients and way of sending, in memory only, so every start makes new ones.
 //
 // Locks: an epochSet's may be held when the outbox's is taken, and the
 // outbox's when nodeEpochs' own is.
@@ -27,7 +27,8 @@ type nodeEpochs struct {
 	live map[seal.EpochID]*epochSet // guarded by mu; the epochs to seal with
 }
 
-// epochSet is what belongs to one list of recipients.
+// epochSet is what belongs to one list of recipients and way of sending: what
+// no pillar gets is sealed in an epoch that none gets.
 type epochSet struct {
 	mu         sync.Mutex
 	current    *liveEpoch       // guarded by mu; nil: none
@@ -46,10 +47,15 @@ func newNodeEpochs(n *Node) *nodeEpochs {
 	return &nodeEpochs{n: n, sets: map[string]*epochSet{}, live: map[seal.EpochID]*epochSet{}}
 }
 
-// get returns the epoch for messages to exactly these accounts. A new one is on
-// disk and ahead of them in line. Errors are seal.NewEpoch's.
-func (p *nodeEpochs) get(to []identity.AccountID) (*liveEpoch, error) {
-	set := p.set(setOf(to))
+// get returns the epoch for messages to exactly these accounts, with only for
+// those that no pillar gets. A new one is on disk and ahead of them in line.
+// Errors are seal.NewEpoch's.
+func (p *nodeEpochs) get(to []identity.AccountID, only bool) (*liveEpoch, error) {
+	name := setOf(to)
+	if only {
+		name += "only"
+	}
+	set := p.set(name)
 	set.mu.Lock()
 	defer set.mu.Unlock()
 	now := p.n.now()
@@ -85,7 +91,7 @@ func (p *nodeEpochs) get(to []identity.AccountID) (*liveEpoch, error) {
 	p.mu.Lock()
 	p.live[epoch.ID()] = set
 	p.mu.Unlock()
-	if err := p.n.outbox.sendEpoch(rec, epoch.ID()); err != nil {
+	if err := p.n.outbox.sendEpoch(rec, epoch.ID(), only); err != nil {
 		p.forget(epoch.ID())
 		return nil, err
 	}
@@ -182,13 +188,14 @@ func (p *nodeEpochs) sealRecord(ep *liveEpoch, d Draft, body []byte) (*Record, e
 	return SignPayload(network, p.n.cfg.Device, payload)
 }
 
-// sendEpoch puts an epoch record on its way, ahead of what is sealed in it.
-func (o *nodeOutbox) sendEpoch(rec *Record, id seal.EpochID) error {
+// sendEpoch puts an epoch record on its way, ahead of what is sealed in it. With
+// only it goes to devices, in front of that.
+func (o *nodeOutbox) sendEpoch(rec *Record, id seal.EpochID, only bool) error {
 	o.mu.Lock()
-	s := o.hide(rec)
-	s.epoch = id
+	s := o.hide(rec, only)
+	s.epoch, s.done = id, only
 	o.byEpoch[id] = s
-	g := o.n.disk.stage(Write{nodeKey(keyHidden, rec.ID[:]), rec.Raw})
+	g := o.n.disk.stage(Write{s.hiddenKey(), rec.Raw})
 	o.mu.Unlock()
 	if err := o.n.disk.commit(g); err != nil {
 		o.call(s.ticket, nil)

@@ -18,10 +18,13 @@ import (
 
 // How the inbox keeps order.
 const (
-	sweepPending  = 10 * time.Second
-	maxPending    = 65_536 // records whose epoch is not there; more are left for a mailbox check
-	sequencesKept = 64     // newest of every device, to see gaps
-	sequenceCache = 4096   // devices whose sequences are in memory
+	sweepPending = 10 * time.Second
+	maxPending   = 65_536 // records whose epoch is not there; more are left for a mailbox check
+	// maxPendingDirect is with how many of them a device's delivery finds no room
+	// any more: pillars have quotas, and what they bring comes first.
+	maxPendingDirect = maxPending / 4
+	sequencesKept    = 64   // newest of every device, to see gaps
+	sequenceCache    = 4096 // devices whose sequences are in memory
 )
 
 // nodeInbox takes what is in the account's mailbox: messages, receipts and the
@@ -33,8 +36,8 @@ type nodeInbox struct {
 
 	// Owned by run.
 	order     uint64
-	total     uint64
 	saved     uint64              // order, as on disk
+	total     atomic.Int64        // messages on disk
 	pending   atomic.Int64        // records that wait for their epoch; written by run alone
 	sequences map[string][]uint64 // by author and device, ascending
 	epochs    openedEpochs
@@ -54,16 +57,18 @@ func (b *nodeInbox) load() (err error) {
 		return err
 	}
 	b.saved = b.order
-	if b.total, err = b.n.counter("intotal"); err != nil {
+	total, err := b.n.disk.count(keyInID)
+	if err != nil {
 		return err
 	}
+	b.total.Store(int64(total))
 	if err := b.n.disk.table.Scan([]byte(keyUnacked), nil, func(key, _ []byte) bool {
 		b.unacked[orderOf(key)] = struct{}{}
 		return true
 	}); err != nil {
 		return err
 	}
-	b.counts = InboxCounts{Total: int(b.total), Unacked: len(b.unacked)}
+	b.counts = InboxCounts{Total: int(b.total.Load()), Unacked: len(b.unacked)}
 	return b.n.disk.table.Scan([]byte(keyPending), nil, func(_, _ []byte) bool {
 		b.pending.Add(1)
 		return true
@@ -132,6 +137,9 @@ func (b *nodeInbox) takeWork(w boxWork) error {
 	if w.isCursor {
 		return b.n.disk.apply(cursorWrite(BoxMail, w.cursor))
 	}
+	if w.direct != nil {
+		return b.takeDirect(w.direct)
+	}
 	recs, err := b.fresh(w.records)
 	if err != nil {
 		return err
@@ -141,7 +149,7 @@ func (b *nodeInbox) takeWork(w boxWork) error {
 		b.n.log.Warn("a mailbox check brought what no page did", "records", len(recs), "pillar", w.session.pillar)
 	}
 	if len(recs) > 0 {
-		if err := b.take(recs); err != nil {
+		if _, err := b.take(recs, PathPillar); err != nil {
 			return err
 		}
 	}
@@ -155,19 +163,37 @@ func (b *nodeInbox) takeWork(w boxWork) error {
 	return nil
 }
 
-// fresh returns the verified records among raws that are for us, alive and not
-// seen before, in the order to take them.
+// fresh returns the verified records among raws, which a pillar shows, that are
+// for us, alive and not seen before, in the order to take them.
 func (b *nodeInbox) fresh(raws [][]byte) ([]*Record, error) {
-	v := b.n.verify()
-	now, self := b.n.now(), b.n.account()
+	v, self := b.n.verify(), b.n.account()
 	recs := make([]*Record, 0, len(raws))
-	batch := make(map[RecordID]struct{}, len(raws))
 	for _, raw := range raws {
 		rec, err := v.Parse(raw)
 		if err != nil || !rec.IsTo(self) {
 			b.n.metrics.dropped.WithLabelValues("invalid").Inc()
 			continue
 		}
+		recs = append(recs, rec)
+	}
+	recs, err := b.unseen(recs, func(rec *Record, seen []byte) {
+		if _, shown := readSeen(seen); !shown {
+			b.n.disk.rider(Write{seenKey(rec.Expires, rec.ID), seenValue(rec, true)})
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b.valid(recs, func(*Record) {}), nil
+}
+
+// unseen returns the records that are alive and not seen before, each once, and
+// calls again for those that were seen, with what stands in the table.
+func (b *nodeInbox) unseen(recs []*Record, again func(*Record, []byte)) ([]*Record, error) {
+	now := b.n.now()
+	list := make([]*Record, 0, len(recs))
+	batch := make(map[RecordID]struct{}, len(recs))
+	for _, rec := range recs {
 		if _, twice := batch[rec.ID]; twice || rec.Expires <= now && !b.n.sessions.clockWrong() {
 			continue
 		}
@@ -176,23 +202,32 @@ func (b *nodeInbox) fresh(raws [][]byte) ([]*Record, error) {
 		if err != nil {
 			return nil, err
 		}
-		if seen == nil {
-			recs = append(recs, rec)
+		if seen != nil {
+			again(rec, seen)
+			continue
 		}
+		list = append(list, rec)
 	}
+	return list, nil
+}
+
+// valid returns those whose signatures are right, in the order to take them, and
+// calls refuse for the others.
+func (b *nodeInbox) valid(recs []*Record, refuse func(*Record)) []*Record {
 	errs := make([]error, len(recs))
-	v.Verify(recs, errs)
-	good := recs[:0]
+	b.n.verify().Verify(recs, errs)
+	good := make([]*Record, 0, len(recs))
 	for i, rec := range recs {
 		if errs[i] != nil {
 			b.n.metrics.dropped.WithLabelValues("invalid").Inc()
+			refuse(rec)
 			continue
 		}
 		good = append(good, rec)
 	}
 	slices.SortStableFunc(good, func(x, y *Record) int { return cmp.Compare(rank(x), rank(y)) })
-	sortBySender(good, self)
-	return good, nil
+	sortBySender(good, b.n.account())
+	return good
 }
 
 // rank puts epochs before what is sealed in them.
@@ -237,15 +272,42 @@ func seenKey(expires uint64, id RecordID) []byte {
 	return append(k, id[:]...)
 }
 
-// intake is what one page changes.
+// Lengths of what stands under seen/: created and expires, and a byte more for
+// a record that no pillar has shown yet. A mailbox check speaks only of the
+// others: what devices hand each other a pillar need not have.
+const (
+	seenShown  = 16
+	seenDirect = 17
+)
+
+// seenValue is what stands under seenKey.
+func seenValue(rec *Record, shown bool) []byte {
+	b := make([]byte, 0, seenDirect)
+	b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, rec.Created), rec.Expires)
+	if !shown {
+		b = append(b, 1)
+	}
+	return b
+}
+
+// readSeen returns whether the value is one, and whether a pillar has shown the
+// record.
+func readSeen(v []byte) (ok, shown bool) {
+	return len(v) == seenShown || len(v) == seenDirect, len(v) == seenShown
+}
+
+// intake is what one page, or one delivery of a device, changes.
 type intake struct {
 	now      uint64
+	path     Path                  // how it came; of what waited for it, see arrival
+	unkept   map[RecordID]struct{} // for want of room: as if they never came
 	writes   []Write
 	epochs   []Write // durable before what is sealed in them is opened
 	messages []InMessage
 	receipts []receiptIn
 	arrived  map[string]struct{} // epochs, by openedEpochs' key
 	answers  bool                // receipts of ours are waiting
+	prompt   bool                // and somebody who is connected waits for them
 	missing  bool                // an epoch is
 }
 
@@ -254,23 +316,24 @@ type receiptIn struct {
 	lines  []ReceiptLine
 }
 
-// take takes verified records that were not seen before.
-func (b *nodeInbox) take(recs []*Record) error {
-	in := &intake{now: b.n.now(), arrived: map[string]struct{}{}}
+// take takes verified records that were not seen before, and returns those that
+// there was no room for.
+func (b *nodeInbox) take(recs []*Record, path Path) (unkept map[RecordID]struct{}, err error) {
+	in := &intake{now: b.n.now(), path: path, arrived: map[string]struct{}{}}
 	for _, rec := range recs {
 		if err := b.takeRecord(in, rec); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := b.keepEpochs(in); err != nil {
-		return err
+		return nil, err
 	}
 	for key := range in.arrived {
 		if err := b.retryPending(in, key); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return b.finish(in)
+	return in.unkept, b.finish(in)
 }
 
 // keepEpochs writes the epochs that came, all at once.
@@ -302,13 +365,19 @@ func (b *nodeInbox) takeRecord(in *intake, rec *Record) error {
 		if gerr != nil {
 			return gerr
 		}
-		kept, err = b.open(in, rec, device, gap, true)
+		kept, err = b.open(in, rec, device, arrival{in.path, gap}, true)
 	case rec.Kind == KindReceipt:
-		kept, err = b.open(in, rec, device, false, true)
+		kept, err = b.open(in, rec, device, arrival{in.path, false}, true)
 	}
-	if kept && err == nil {
-		in.writes = append(in.writes, Write{seenKey(rec.Expires, rec.ID),
-			binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, rec.Created), rec.Expires)})
+	switch {
+	case err != nil:
+	case kept:
+		in.writes = append(in.writes, Write{seenKey(rec.Expires, rec.ID), seenValue(rec, in.path == PathPillar)})
+	default:
+		if in.unkept == nil {
+			in.unkept = map[RecordID]struct{}{}
+		}
+		in.unkept[rec.ID] = struct{}{}
 	}
 	return err
 }
@@ -321,7 +390,7 @@ func (b *nodeInbox) finish(in *intake) error {
 	b.n.outbox.stageDirty()
 	if b.order != b.saved {
 		b.saved = b.order
-		in.writes = append(in.writes, putCounter("inorder", b.order), putCounter("intotal", b.total))
+		in.writes = append(in.writes, putCounter("inorder", b.order))
 	}
 	if len(in.writes) > 0 {
 		if err := b.n.disk.apply(in.writes...); err != nil {
@@ -332,14 +401,14 @@ func (b *nodeInbox) finish(in *intake) error {
 	for i := range in.messages {
 		b.unacked[in.messages[i].Order] = struct{}{}
 	}
-	b.counts = InboxCounts{Total: int(b.total), Unacked: len(b.unacked)}
+	b.counts = InboxCounts{Total: int(b.total.Load()), Unacked: len(b.unacked)}
 	b.mu.Unlock()
 	b.n.metrics.received.Add(float64(len(in.messages)))
 	for i := range in.messages {
 		b.n.events.add(Event{Kind: EventMessage, Message: &in.messages[i]})
 	}
 	if in.answers {
-		wakeUp(b.n.receipts.wake)
+		b.n.receipts.due(in.prompt)
 	}
 	if in.missing {
 		b.n.checker.request()
@@ -352,7 +421,7 @@ func (n *Node) deviceOf(rec *Record) identity.DeviceID {
 	if !rec.Certified() {
 		return ""
 	}
-	if known := n.verify().lookup(certificateHash(rec)); known != nil {
+	if known := n.verify().lookup(certificateHash(rec.Author, rec.Signer)); known != nil {
 		return known.cert.Device
 	}
 	return rec.Device()
@@ -397,13 +466,13 @@ func (b *nodeInbox) gap(in *intake, rec *Record, device identity.DeviceID) (bool
 }
 
 // receive puts an opened message into the inbox.
-func (b *nodeInbox) receive(in *intake, rec *Record, device identity.DeviceID, t BodyType, body []byte, gap bool) {
+func (b *nodeInbox) receive(in *intake, rec *Record, device identity.DeviceID, t BodyType, body []byte, how arrival) {
 	b.order++
-	b.total++
+	b.total.Add(1)
 	m := InMessage{ID: rec.ID, From: rec.Account(), FromContact: b.n.contacts.name(rec.Account()),
 		FromClaims: b.n.dir.claims(rec.Account(), device), To: rec.To,
 		Sent: time.UnixMilli(int64(rec.Created)).UTC(), Received: time.UnixMilli(int64(in.now)).UTC(),
-		Path: PathPillar, Gap: gap, Order: b.order}
+		Path: how.path, Gap: how.gap, Order: b.order}
 	m.setBody(t, bytes.Clone(body))
 	order := orderBytes(b.order)
 	in.messages = append(in.messages, m)
@@ -525,6 +594,9 @@ func (n *Node) Received(id RecordID) (InMessage, error) {
 	data, err := n.disk.get(nodeKey(keyIn, order))
 	if err != nil {
 		return InMessage{}, err
+	}
+	if data == nil { // removed meanwhile
+		return InMessage{}, Refuse(CodeNotFound, "no message %s was received here", id)
 	}
 	return n.inbox.decode(orderOf(order), data)
 }

@@ -125,17 +125,46 @@ func (p *openedEpochs) purge(now uint64) {
 // erase zeroes all secrets.
 func (b *nodeInbox) erase() { b.epochs.purge(1<<64 - 1) }
 
+// arrival is how a record came, and whether the message before it is missing.
+type arrival struct {
+	path Path
+	gap  bool
+}
+
+// byte is what an arrival is on disk.
+func (a arrival) byte() byte {
+	b := byte(btoi(a.gap))
+	switch a.path {
+	case PathRelayed:
+		b |= 1 << 1
+	case PathDirect:
+		b |= 2 << 1
+	}
+	return b
+}
+
+func arrivalOf(b byte) arrival {
+	a := arrival{PathPillar, b&1 == 1}
+	switch b >> 1 {
+	case 1:
+		a.path = PathRelayed
+	case 2:
+		a.path = PathDirect
+	}
+	return a
+}
+
 // open opens a message or receipt and takes what is in it. It reports whether
 // that is settled: with a missing epoch it is put aside, if fresh; if there is
 // no room it is as if it never came.
-func (b *nodeInbox) open(in *intake, rec *Record, device identity.DeviceID, gap, fresh bool) (settled bool, err error) {
+func (b *nodeInbox) open(in *intake, rec *Record, device identity.DeviceID, how arrival, fresh bool) (settled bool, err error) {
 	own := rec.Account() == b.n.account()
 	toSelf := len(rec.To) == 1 && own
 	if own && device == b.n.device() && (!toSelf || rec.Kind != KindMessage && rec.Kind != KindReceipt) {
 		return true, nil // what we sent to others
 	}
 	if rec.Kind == KindMessage && b.n.contacts.blocked(rec.Account()) {
-		b.answer(in, rec, ReceiptRefused)
+		b.answer(in, rec, ReceiptRefused, how.path)
 		return true, nil
 	}
 	plain, err := b.unseal(rec, device)
@@ -147,18 +176,22 @@ func (b *nodeInbox) open(in *intake, rec *Record, device identity.DeviceID, gap,
 		if !fresh {
 			return false, nil
 		}
-		if b.pending.Load() >= maxPending {
+		room := int64(maxPending)
+		if how.path != PathPillar {
+			room = maxPendingDirect
+		}
+		if b.pending.Load() >= room {
 			b.n.metrics.dropped.WithLabelValues("pending").Inc()
 			return false, nil
 		}
 		b.pending.Add(1)
 		in.missing = true
-		in.writes = append(in.writes, Write{b.pendingKey(rec, device), append([]byte{byte(btoi(gap))}, rec.Raw...)})
+		in.writes = append(in.writes, Write{b.pendingKey(rec, device), append([]byte{how.byte()}, rec.Raw...)})
 		return true, nil
 	case err != nil:
 		b.n.metrics.dropped.WithLabelValues("unreadable").Inc()
 		b.n.log.Debug("cannot open", "kind", rec.Kind, "record", rec.ID, "err", err)
-		b.unreadable(in, rec)
+		b.unreadable(in, rec, how.path)
 		return true, nil
 	}
 	if rec.Kind == KindReceipt {
@@ -172,12 +205,12 @@ func (b *nodeInbox) open(in *intake, rec *Record, device identity.DeviceID, gap,
 	}
 	t, body, err := ParseBody(plain)
 	if err != nil {
-		b.unreadable(in, rec)
+		b.unreadable(in, rec, how.path)
 		return true, nil
 	}
-	b.receive(in, rec, device, t, body, gap)
+	b.receive(in, rec, device, t, body, how)
 	if !own || toSelf {
-		b.answer(in, rec, ReceiptDelivered)
+		b.answer(in, rec, ReceiptDelivered, how.path)
 	}
 	return true, nil
 }
@@ -207,8 +240,8 @@ func (b *nodeInbox) retryPending(in *intake, key string) error {
 	if b.pending.Load() == 0 {
 		return nil
 	}
-	return b.eachPending(nodeKey(keyPending, key), func(k []byte, rec *Record, gap bool) error {
-		settled, err := b.open(in, rec, b.n.deviceOf(rec), gap, false)
+	return b.eachPending(nodeKey(keyPending, key), func(k []byte, rec *Record, how arrival) error {
+		settled, err := b.open(in, rec, b.n.deviceOf(rec), how, false)
 		if err == nil && settled {
 			b.pending.Add(-1)
 			in.writes = append(in.writes, Write{Key: k})
@@ -219,7 +252,7 @@ func (b *nodeInbox) retryPending(in *intake, key string) error {
 
 // eachPending calls fn for every waiting record under prefix; unreadable ones
 // are dropped.
-func (b *nodeInbox) eachPending(prefix []byte, fn func(key []byte, rec *Record, gap bool) error) error {
+func (b *nodeInbox) eachPending(prefix []byte, fn func(key []byte, rec *Record, how arrival) error) error {
 	type waiting struct{ key, data []byte }
 	var list []waiting
 	if err := b.n.disk.table.Scan(prefix, nil, func(key, data []byte) bool {
@@ -236,7 +269,7 @@ func (b *nodeInbox) eachPending(prefix []byte, fn func(key []byte, rec *Record, 
 		if err != nil {
 			continue
 		}
-		if err := fn(w.key, rec, w.data[0] == 1); err != nil {
+		if err := fn(w.key, rec, arrivalOf(w.data[0])); err != nil {
 			return err
 		}
 	}
@@ -253,13 +286,13 @@ func (b *nodeInbox) sweep() error {
 	if b.n.sessions.clockWrong() {
 		return nil
 	}
-	err := b.eachPending([]byte(keyPending), func(key []byte, rec *Record, _ bool) error {
+	err := b.eachPending([]byte(keyPending), func(key []byte, rec *Record, how arrival) error {
 		if rec.Expires > in.now {
 			return nil
 		}
 		b.pending.Add(-1)
 		in.writes = append(in.writes, Write{Key: key})
-		b.unreadable(in, rec)
+		b.unreadable(in, rec, how.path)
 		return nil
 	})
 	if err != nil {

@@ -52,6 +52,7 @@ type outEntry struct {
 	typ     BodyType
 	sent    uint64 // Unix ms
 	concern int
+	only    bool // no pillar gets it
 
 	body       []byte // while unsealed
 	parkedAt   []identity.AccountID
@@ -78,11 +79,13 @@ type recipient struct {
 }
 
 func newNodeOutbox(n *Node) *nodeOutbox {
-	return &nodeOutbox{n: n, wake: make(chan struct{}, 1), retry: make(chan struct{}, 1),
+	o := &nodeOutbox{n: n, wake: make(chan struct{}, 1), retry: make(chan struct{}, 1),
 		handles: map[Handle]*outEntry{}, ids: map[RecordID]*outEntry{}, clients: map[string]*outEntry{},
 		unsealed: map[uint64]*outEntry{}, parked: map[identity.AccountID]*parking{}, byEpoch: map[seal.EpochID]*shipment{}, hidden: map[RecordID]*shipment{},
 		seqs: map[identity.AccountID]*outSequence{}, line: newShipLine(), byDot: map[LogID][]*shipment{},
 		dirty: map[uint64]*outEntry{}}
+	o.line.out = o.out
+	return o
 }
 
 // Send puts a message into the outbox and returns when it is durable there: it
@@ -149,7 +152,7 @@ func (o *nodeOutbox) draft(m Outgoing) (*outEntry, error) {
 		concern = o.n.cfg.Concern
 	}
 	return &outEntry{handle: NewHandle(), client: m.ClientID, to: to, typ: m.Type, sent: now,
-		expires: now + uint64(ttl.Milliseconds()), concern: concern, body: slices.Clone(m.Body),
+		expires: now + uint64(ttl.Milliseconds()), concern: concern, only: o.n.direct.only(), body: slices.Clone(m.Body),
 		state: StateQueued, recipients: make([]recipient, len(to))}, nil
 }
 

@@ -16,13 +16,13 @@ import (
 //
 //	[handle bin, client bin, to, type, sent, concern, expires,
 //	 id bin (empty: not sealed), epoch bin20, sequences, missing,
-//	 state bin, reason bin, copies, recipients]
+//	 state bin, reason bin, copies, recipients, only 0|1]
 //	sequences = list of [seq, prev]; missing = list of device bin
 //	recipients = list of [state bin, at, reason bin]
 //
 // The outbox's mu is held.
 func (e *outEntry) encode() []byte {
-	b := canon.AppendArray(make([]byte, 0, 256), 15)
+	b := canon.AppendArray(make([]byte, 0, 256), 16)
 	b = canon.AppendBin(b, e.handle[:])
 	b = canon.AppendBin(b, e.client)
 	b = canon.AppendArray(b, len(e.to))
@@ -59,13 +59,13 @@ func (e *outEntry) encode() []byte {
 		b = canon.AppendUint(b, r.at)
 		b = canon.AppendBin(b, r.reason)
 	}
-	return b
+	return canon.AppendUint(b, uint64(btoi(e.only)))
 }
 
 // decodeEntry reads what encode wrote.
 func decodeEntry(order uint64, data []byte) (*outEntry, error) {
 	r := canon.NewReader(data)
-	r.Array(15)
+	fields := r.ArrayMax(16)
 	e := &outEntry{order: order}
 	copy(e.handle[:], r.BinExact(len(e.handle)))
 	e.client = string(r.Bin(maxClientID))
@@ -93,6 +93,9 @@ func decodeEntry(order uint64, data []byte) (*outEntry, error) {
 	for range r.ArrayMax(MaxTo) {
 		r.Array(3)
 		e.recipients = append(e.recipients, recipient{State(r.Bin(32)), r.Uint(), string(r.Bin(64))})
+	}
+	if fields == 16 { // one less before there was a way around the pillars
+		e.only = r.UintMax(1) == 1
 	}
 	if err := r.End(); err != nil {
 		return nil, fmt.Errorf("message %d of the outbox: %w", order, err)
@@ -150,22 +153,28 @@ func (o *nodeOutbox) load() error {
 	if err != nil {
 		return err
 	}
-	err = table.Scan([]byte(keyHidden), nil, func(key, data []byte) bool {
-		s := &shipment{raw: bytes.Clone(data)}
-		copy(s.id[:], key[len(keyHidden):])
-		r := canon.MakeReader(data)
-		r.Array(2)
-		if !s.describe(r.Bin(MaxRecord)) {
+	for _, prefix := range []string{keyHidden, keyHidOnly} {
+		err = table.Scan([]byte(prefix), nil, func(key, data []byte) bool {
+			s := &shipment{raw: bytes.Clone(data), only: prefix == keyHidOnly}
+			copy(s.id[:], key[len(prefix):])
+			r := canon.MakeReader(data)
+			r.Array(2)
+			if !s.describe(r.Bin(MaxRecord)) {
+				return true
+			}
+			o.hidden[s.id] = s
+			if s.kind == KindEpoch {
+				o.byEpoch[s.epoch] = s
+				s.done = s.only
+			}
 			return true
+		})
+		if err != nil {
+			return err
 		}
-		o.hidden[s.id] = s
-		if s.kind == KindEpoch {
-			o.byEpoch[s.epoch] = s
-		}
-		return true
-	})
-	if err != nil {
-		return err
+	}
+	for _, s := range o.hidden {
+		o.hold(s)
 	}
 	var bad error
 	var entries []*outEntry
@@ -188,8 +197,11 @@ func (o *nodeOutbox) load() error {
 		return err
 	}
 	for _, s := range slices.SortedFunc(maps.Values(o.hidden), func(a, b *shipment) int { return int(a.kind) - int(b.kind) }) {
-		s.ticket, s.state = o.line.ticket(), shipReady
-		o.line.ready = append(o.line.ready, s)
+		s.ticket = o.line.ticket()
+		if !s.only {
+			s.state = shipReady
+			o.line.ready = append(o.line.ready, s)
+		}
 	}
 	for _, e := range entries {
 		o.handles[e.handle] = e
@@ -209,10 +221,10 @@ func (o *nodeOutbox) load() error {
 		if ep := o.byEpoch[e.epoch]; ep != nil {
 			ep.refs++
 		}
-		e.ship = &shipment{id: e.id, kind: KindMessage, entry: e, concern: e.concern, expires: e.expires,
-			stored: e.state != StateQueued, copies: e.copies, done: e.state == StateReplicated}
+		e.ship = &shipment{id: e.id, kind: KindMessage, entry: e, to: e.to, only: e.only, epoch: e.epoch, concern: e.concern,
+			expires: e.expires, stored: e.state != StateQueued, copies: e.copies, done: e.state == StateReplicated}
 		e.ship.ticket = o.line.ticket()
-		if !e.ship.done {
+		if !e.ship.done && !e.only {
 			e.ship.state = shipReady
 			o.line.ready = append(o.line.ready, e.ship)
 		}
@@ -226,7 +238,7 @@ func (o *nodeOutbox) rawOf(s *shipment) ([]byte, error) {
 	if s.entry != nil {
 		return o.n.disk.get(orderKey(keyOutRec, s.entry.order))
 	}
-	return o.n.disk.get(nodeKey(keyHidden, s.id[:]))
+	return o.n.disk.get(s.hiddenKey())
 }
 
 // outSequence counts the messages to one account. Guarded by the outbox's mu.
@@ -289,7 +301,7 @@ func (s *shipment) describe(payload []byte) bool {
 	p.Bin(identity.Ed25519IDLen)
 	p.Bin(identity.MaxCertificate)
 	for range p.ArrayMax(MaxTo) {
-		p.Bin(identity.Ed25519IDLen)
+		s.to = append(s.to, identity.AccountID(p.Bin(identity.Ed25519IDLen)))
 	}
 	for range p.ArrayMax(MaxTo) {
 		p.Array(2)
@@ -302,14 +314,17 @@ func (s *shipment) describe(payload []byte) bool {
 	if p.End() != nil {
 		return false
 	}
-	if s.kind == KindEpoch {
-		ep, err := seal.ParseEpoch(bin)
-		if err != nil {
-			return false
+	var err error
+	switch s.kind {
+	case KindEpoch:
+		var ep *seal.EpochRecord
+		if ep, err = seal.ParseEpoch(bin); err == nil {
+			s.epoch = ep.ID
 		}
-		s.epoch = ep.ID
+	case KindReceipt:
+		s.epoch, err = seal.MessageEpoch(bin)
 	}
-	return true
+	return err == nil
 }
 
 func orderBytes(order uint64) []byte { return binary.BigEndian.AppendUint64(nil, order) }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/obelisk-network/obelisk/identity"
@@ -14,16 +15,20 @@ import (
 // How receipts are gathered.
 const (
 	receiptDelay = 200 * time.Millisecond
-	receiptRetry = 30 * time.Second
-	receiptSlack = DayMillis // a receipt outlives the message it speaks of by this
+	// receiptPrompt is the delay if an author who is connected waits, and no
+	// receipt was written within the last receiptDelay.
+	receiptPrompt = 5 * time.Millisecond
+	receiptRetry  = 30 * time.Second
+	receiptSlack  = DayMillis // a receipt outlives the message it speaks of by this
 )
 
 // nodeReceipts tells senders what became of their messages: gathered, one
 // record a sender, sealed to the sender's devices. Lines wait on disk until
 // their record does.
 type nodeReceipts struct {
-	n    *Node
-	wake chan struct{}
+	n      *Node
+	wake   chan struct{}
+	prompt atomic.Bool
 }
 
 func newNodeReceipts(n *Node) *nodeReceipts {
@@ -35,17 +40,32 @@ func (r *nodeReceipts) load() error {
 	return nil
 }
 
-// answer queues a receipt line for rec's author.
-func (b *nodeInbox) answer(in *intake, rec *Record, code ReceiptCode) {
+// due says that lines wait, and whether somebody who is connected does.
+func (r *nodeReceipts) due(prompt bool) {
+	if prompt {
+		r.prompt.Store(true)
+	}
+	wakeUp(r.wake)
+}
+
+// answer queues a receipt line for rec's author. What came by no pillar is
+// answered by none if that is how this node sends.
+func (b *nodeInbox) answer(in *intake, rec *Record, code ReceiptCode, path Path) {
 	value := binary.BigEndian.AppendUint64([]byte{byte(code)}, rec.Expires)
+	if path != PathPillar {
+		in.prompt = true
+		if b.n.direct.only() {
+			value = append(value, 1)
+		}
+	}
 	in.writes = append(in.writes, Write{append(nodeKey(keyReceipt, rec.Author), rec.ID[:]...), value})
 	in.answers = true
 }
 
 // unreadable queues the line for a message that cannot be opened.
-func (b *nodeInbox) unreadable(in *intake, rec *Record) {
+func (b *nodeInbox) unreadable(in *intake, rec *Record, path Path) {
 	if rec.Kind == KindMessage && rec.Account() != b.n.account() {
-		b.answer(in, rec, ReceiptUnreadable)
+		b.answer(in, rec, ReceiptUnreadable, path)
 	}
 }
 
@@ -53,6 +73,7 @@ func (b *nodeInbox) unreadable(in *intake, rec *Record) {
 func (r *nodeReceipts) run(ctx context.Context) {
 	tick := time.NewTicker(receiptRetry)
 	defer tick.Stop()
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -60,9 +81,14 @@ func (r *nodeReceipts) run(ctx context.Context) {
 		case <-r.wake:
 		case <-tick.C:
 		}
-		if !pause(ctx, receiptDelay) {
+		delay := receiptDelay
+		if r.prompt.Swap(false) && time.Since(last) >= receiptDelay {
+			delay = receiptPrompt
+		}
+		if !pause(ctx, delay) {
 			return
 		}
+		last = time.Now()
 		if r.n.network().IsZero() || r.n.sessions.clockWrong() {
 			continue
 		}
@@ -73,9 +99,10 @@ func (r *nodeReceipts) run(ctx context.Context) {
 	}
 }
 
-// receiptLines are an author's lines, and their keys.
+// receiptLines are an author's lines that go the same way, and their keys.
 type receiptLines struct {
 	author  identity.AccountID
+	only    bool // to the author's devices, by no pillar
 	lines   []ReceiptLine
 	keys    []Write
 	expires uint64
@@ -89,23 +116,24 @@ func (r *nodeReceipts) flush(ctx context.Context) error {
 		n := 0
 		err := r.n.disk.table.Scan([]byte(keyReceipt), after, func(key, data []byte) bool {
 			rest := key[len(keyReceipt):]
-			if len(rest) <= len(RecordID{}) || len(data) != 9 {
+			if len(rest) <= len(RecordID{}) || len(data) != 9 && len(data) != 10 {
 				return true
 			}
-			author := identity.AccountID(rest[:len(rest)-len(RecordID{})])
-			if len(sets) == 0 || sets[len(sets)-1].author != author || len(sets[len(sets)-1].lines) == MaxReceiptLines {
+			author, only := identity.AccountID(rest[:len(rest)-len(RecordID{})]), len(data) == 10
+			s := openSet(sets, author, only)
+			if s == nil {
 				if n >= 8*MaxReceiptLines {
 					return false
 				}
-				sets = append(sets, &receiptLines{author: author})
+				s = &receiptLines{author: author, only: only}
+				sets = append(sets, s)
 			}
 			after = slices.Clone(key)
-			s := sets[len(sets)-1]
 			l := ReceiptLine{Code: ReceiptCode(data[0])}
 			copy(l.ID[:], rest[len(author):])
 			s.lines = append(s.lines, l)
 			s.keys = append(s.keys, Write{Key: slices.Clone(key)})
-			s.expires = max(s.expires, binary.BigEndian.Uint64(data[1:]))
+			s.expires = max(s.expires, binary.BigEndian.Uint64(data[1:9]))
 			n++
 			return true
 		})
@@ -122,10 +150,21 @@ func (r *nodeReceipts) flush(ctx context.Context) error {
 	return nil
 }
 
+// openSet returns the set that a line of author's belongs to, nil if there is
+// none with room. Lines come author by author.
+func openSet(sets []*receiptLines, author identity.AccountID, only bool) *receiptLines {
+	for i := len(sets) - 1; i >= 0 && sets[i].author == author; i-- {
+		if s := sets[i]; s.only == only && len(s.lines) < MaxReceiptLines {
+			return s
+		}
+	}
+	return nil
+}
+
 // write signs the receipts, and makes them durable together with the end of
 // their lines: a crash repeats a receipt rather than losing it.
 func (r *nodeReceipts) write(sets []*receiptLines) error {
-	var recs []*Record
+	var recs []hiddenRecord
 	var ws []Write
 	for _, s := range sets {
 		rec, err := r.seal(s)
@@ -141,7 +180,7 @@ func (r *nodeReceipts) write(sets []*receiptLines) error {
 			r.n.log.Error("cannot write a receipt", "account", s.author, "err", err)
 			continue
 		default:
-			recs = append(recs, rec)
+			recs = append(recs, hiddenRecord{rec, s.only})
 		}
 		ws = append(ws, s.keys...)
 	}
@@ -156,7 +195,7 @@ func (r *nodeReceipts) seal(s *receiptLines) (*Record, error) {
 	to := []identity.AccountID{s.author}
 	now := r.n.now()
 	for {
-		ep, err := r.n.epochs.get(to)
+		ep, err := r.n.epochs.get(to, s.only)
 		if err != nil {
 			return nil, err
 		}

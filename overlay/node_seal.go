@@ -81,7 +81,7 @@ func (o *nodeOutbox) sealingEpoch(e *outEntry) (*liveEpoch, Code) {
 	case o.n.sessions.clockWrong():
 		return nil, CodeClockWrong
 	}
-	ep, err := o.n.epochs.get(e.to)
+	ep, err := o.n.epochs.get(e.to, e.only)
 	switch {
 	case err == nil:
 		return ep, ""
@@ -145,7 +145,8 @@ func (o *nodeOutbox) firstWrites(e *outEntry) []Write {
 // keepSealed stages e's record. What it returns waits for the disk and puts the
 // record in line.
 func (o *nodeOutbox) keepSealed(e *outEntry, rec *Record, ep *liveEpoch, seqs []Sequence, ticket uint64, first bool) (finish func() error) {
-	ship := &shipment{id: rec.ID, raw: rec.Raw, kind: KindMessage, entry: e, concern: e.concern, expires: rec.Expires, ticket: ticket}
+	ship := &shipment{id: rec.ID, raw: rec.Raw, kind: KindMessage, entry: e, to: e.to, only: e.only,
+		epoch: ep.epoch.ID(), concern: e.concern, expires: rec.Expires, ticket: ticket}
 	o.mu.Lock()
 	e.sealing = false
 	if e.state.Final() { // it expired while it was sealed
@@ -165,7 +166,7 @@ func (o *nodeOutbox) keepSealed(e *outEntry, rec *Record, ep *liveEpoch, seqs []
 		x.refs++
 	}
 	why := Code("")
-	if o.active == nil {
+	if o.active == nil || e.only {
 		why = CodeUnreachable
 	}
 	var ws []Write

@@ -38,11 +38,17 @@ type nodeSession struct {
 	skew  time.Duration // its clock minus ours
 	rtt   time.Duration // of the registration
 	local bool          // over a private or loopback connection
+	// relayed: over a circuit, which has limits and is closed once there is a
+	// direct connection.
+	relayed bool
+	since   time.Time
 
 	lastFrame atomic.Int64 // Unix nanoseconds of the transport's clock
 	handing   atomic.Bool  // our own side is behind
 	counter   atomic.Uint64
 	resumed   atomic.Bool // the last page of the resume came
+
+	judged Tokens // of questions where this device is; nodePresence's run's
 
 	summaries   chan []Summary // of capacity 1: the newest answer to askSummaries
 	summariesAt time.Time      // guarded by nodeConvergence.asking; when that came
@@ -58,7 +64,9 @@ type nodeSession struct {
 // nodeCall is a question that was asked.
 type nodeCall struct {
 	answers []Message
-	done    chan struct{}
+	stream  chan Message // if not nil, answers go here, as far as there is room
+	count   int
+	done    chan struct{} // closed when the last answer has come
 }
 
 // take reserves k numbers and returns the first.
@@ -175,6 +183,10 @@ func (s *nodeSession) dispatch(m Message) error {
 		return s.answer(m.N, m, m.More)
 	case *Checked:
 		return s.answer(m.N, m, m.More)
+	case *Located:
+		return s.answer(m.N, m, m.More)
+	case *Locate:
+		n.presence.hear(s, m)
 	case *RosterMsg:
 		n.sessions.learn(s.local, m.Records)
 	case *SummaryMsg:
@@ -202,7 +214,8 @@ type boxWork struct {
 	last     bool
 	cursor   Vector
 	isCursor bool
-	check    bool // records a mailbox check brought
+	check    bool        // records a mailbox check brought
+	direct   *directWork // instead of records: a device brought them
 	done     chan struct{}
 }
 
@@ -233,10 +246,17 @@ func (s *nodeSession) answer(n uint64, m Message, more bool) error {
 	if c == nil {
 		return nil // nobody waits any more
 	}
-	if len(c.answers) >= maxAnswers {
+	if c.count++; c.count > maxAnswers {
 		return fmt.Errorf("%w: an answer of over %d frames", ErrFrame, maxAnswers)
 	}
-	c.answers = append(c.answers, m)
+	if c.stream == nil {
+		c.answers = append(c.answers, m)
+	} else {
+		select {
+		case c.stream <- m:
+		default:
+		}
+	}
 	if !more {
 		delete(s.waiting, n)
 		close(c.done)
@@ -244,17 +264,24 @@ func (s *nodeSession) answer(n uint64, m Message, more bool) error {
 	return nil
 }
 
+// expect has answers numbered n go to c, until dismiss.
+func (s *nodeSession) expect(n uint64, c *nodeCall) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting[n] = c
+}
+
+func (s *nodeSession) dismiss(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waiting, n)
+}
+
 // ask sends a question numbered n and waits for all of its answer.
 func (s *nodeSession) ask(ctx context.Context, n uint64, m Message) ([]Message, error) {
 	c := &nodeCall{done: make(chan struct{})}
-	s.mu.Lock()
-	s.waiting[n] = c
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.waiting, n)
-		s.mu.Unlock()
-	}()
+	s.expect(n, c)
+	defer s.dismiss(n)
 	if !s.send(m) {
 		return nil, s.err
 	}

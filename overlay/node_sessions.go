@@ -42,27 +42,12 @@ type nodeSessions struct {
 	standby    *nodeSession                     // guarded by mu
 	lostFrom   identity.PillarID                // guarded by mu; whom the node lost
 	lostAt     time.Time                        // guarded by mu; when; zero: nothing lost
+	idleSince  time.Time                        // guarded by mu; since when there is no active session
 	failovers  int                              // guarded by mu
 	lastTookMS int64                            // guarded by mu
 	swapped    time.Time                        // guarded by mu
 	over       bool                             // guarded by mu; Run ended
 	clockOff   bool                             // guarded by mu; the last verdict of pillars
-}
-
-// candidate is a pillar the node knows an address of, or hopes to.
-type candidate struct {
-	id       identity.PillarID
-	addrs    []multiaddr.Multiaddr // given by hand or remembered
-	hand     bool                  // given by hand: private addresses may be dialled
-	fails    int
-	nextTry  time.Time
-	dialing  bool
-	lastFail time.Time
-	lastSeen time.Time
-	refusal  error // why it was not used the last time
-	rtt      time.Duration
-	waiters  []chan error // AddPillar: for the next attempt
-	served   []chan error // and for the one under way
 }
 
 type dialResult struct {
@@ -143,39 +128,11 @@ func (m *nodeSessions) learn(local bool, raws [][]byte) {
 	}
 }
 
-// candidate returns the candidate with that ID, made if need be. m.mu is held,
-// or the node not yet shared.
-func (m *nodeSessions) candidate(p identity.PillarID) *candidate {
-	c := m.candidates[p]
-	if c == nil {
-		c = &candidate{id: p}
-		m.candidates[p] = c
-	}
-	return c
-}
-
-// addHand takes an address given by hand and remembers it.
-func (m *nodeSessions) addHand(a PillarAddr) {
-	m.mu.Lock()
-	c := m.candidate(a.Pillar)
-	c.hand = true
-	c.nextTry = time.Time{}
-	known := slices.ContainsFunc(c.addrs, a.Addr.Equal)
-	if !known {
-		c.addrs = append(c.addrs, a.Addr)
-		if len(c.addrs) > MaxAddrs {
-			c.addrs = c.addrs[1:]
-		}
-	}
-	m.mu.Unlock()
-	if !known {
-		m.n.disk.lazy(Write{append(nodeKey(keyAddr, a.Pillar), a.Addr.Bytes()...), []byte{1}})
-	}
-	wakeUp(m.wake)
-}
-
 // run keeps an active and a standby session until ctx ends.
 func (m *nodeSessions) run(ctx context.Context) {
+	m.mu.Lock()
+	m.idleSince = time.Now()
+	m.mu.Unlock()
 	var dials sync.WaitGroup
 	defer func() {
 		m.mu.Lock()
@@ -236,15 +193,8 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	room := 0
-	switch {
-	case m.active == nil:
-		room = dialsIdle
-	case m.standby == nil:
-		room = dialsStandby
-	}
-	wait := backoffMax
-	due := m.due(now, room == 0)
+	room := m.wants(now)
+	due, wait := m.preferPublic(m.due(now, room == 0), now)
 	for _, c := range m.candidates {
 		if c.dialing {
 			room--
@@ -259,7 +209,7 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 			continue
 		}
 		room--
-		c.dialing = true
+		c.dialing, c.again = true, false
 		c.served, c.waiters = c.waiters, nil
 		addrs := m.addrsOf(c)
 		dials.Go(func() { m.dial(ctx, c.id, addrs, dials) })
@@ -280,8 +230,7 @@ func (m *nodeSessions) due(now time.Time, urgent bool) []*candidate {
 	}
 	var list []*candidate
 	for _, c := range m.candidates {
-		connected := m.active != nil && m.active.pillar == c.id || m.standby != nil && m.standby.pillar == c.id
-		if connected || c.dialing || urgent && len(c.waiters) == 0 || len(m.addrsOf(c)) == 0 {
+		if m.serves(c) || c.dialing || urgent && len(c.waiters) == 0 || len(m.addrsOf(c)) == 0 {
 			continue
 		}
 		if len(c.waiters) == 0 && m.gone(c.id) != nil {
@@ -294,28 +243,19 @@ func (m *nodeSessions) due(now time.Time, urgent bool) []*candidate {
 		switch {
 		case len(a.waiters) != len(b.waiters):
 			return len(b.waiters) - len(a.waiters)
+		case a.again != b.again:
+			return btoi(b.again) - btoi(a.again)
+		case m.active != nil && m.isHome(a) != m.isHome(b):
+			return btoi(m.isHome(a)) - btoi(m.isHome(b))
 		case !a.lastFail.Equal(b.lastFail):
 			return a.lastFail.Compare(b.lastFail)
+		case m.isHome(a) != m.isHome(b): // public ones had their turn, see preferPublic
+			return btoi(m.isHome(b)) - btoi(m.isHome(a))
 		default:
 			return int(min(1, max(-1, a.rtt-b.rtt)))
 		}
 	})
 	return list
-}
-
-// gone says why p is no pillar any more, as far as the roster knows; nil if it
-// may be one.
-func (m *nodeSessions) gone(p identity.PillarID) *Error {
-	r := m.n.pillars()
-	if r == nil {
-		return nil
-	}
-	now := m.n.now()
-	switch r.Standing(p, now) {
-	case StandingRevoked, StandingLeft:
-		return r.NotAdmitted(p, now)
-	}
-	return nil
 }
 
 // part ends the sessions with pillars that are none any more.
@@ -332,22 +272,6 @@ func (m *nodeSessions) part() {
 			s.end(why)
 		}
 	}
-}
-
-// addrsOf lists where c can be dialled. m.mu is held.
-func (m *nodeSessions) addrsOf(c *candidate) []multiaddr.Multiaddr {
-	addrs := slices.Clone(c.addrs)
-	if r := m.n.pillars(); r != nil {
-		if e, ok := r.Lookup(c.id); ok {
-			e.Local = e.Local || c.hand
-			for _, a := range e.DialAddrs() {
-				if !slices.ContainsFunc(addrs, a.Equal) {
-					addrs = append(addrs, a)
-				}
-			}
-		}
-	}
-	return addrs
 }
 
 // dial opens a session and reports it.
@@ -412,14 +336,18 @@ func (m *nodeSessions) dialled(r dialResult) {
 			o.fails, o.nextTry = 1, time.Now().Add(jitter(backoffMin))
 		}
 	}
+	m.leaveCircuit(s)
 	switch {
 	case s.ended():
-		m.failed(c, s.err)
+		m.unplanned(c, s)
 	case m.active == nil:
 		m.activate(s)
 		return
+	case m.improve(s):
+		return
 	case m.standby == nil && m.active.pillar != s.pillar:
 		m.standby = s
+		m.changed()
 		m.n.log.Info("standby pillar", "pillar", s.pillar)
 	default:
 		s.end(errors.New("not needed"))
@@ -462,6 +390,7 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	}
 	m.lostAt, m.lostFrom = time.Time{}, ""
 	m.mu.Unlock()
+	m.changed()
 	m.n.log.Info("active pillar", "pillar", s.pillar, "failover", e != nil)
 	if e != nil {
 		m.n.metrics.failovers.Inc()
@@ -471,8 +400,17 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	m.n.outbox.setActive(s)
 	m.n.dir.connected(s)
 	m.n.checker.failedOver()
+	m.n.direct.connected()
 	wakeUp(m.n.upkeep)
 	m.n.outbox.retrySealing()
+}
+
+// changed tells whoever wants to know that the active or standby session is
+// another one. m.mu may be held.
+func (m *nodeSessions) changed() {
+	if told := m.n.cfg.PillarsChanged; told != nil {
+		told()
+	}
 }
 
 // lost takes note that a session ended; the standby takes over at once.
@@ -483,11 +421,11 @@ func (m *nodeSessions) lost(s *nodeSession) {
 	switch s {
 	case m.standby:
 		m.standby = nil
-		m.failed(c, s.err)
+		m.unplanned(c, s)
 	case m.active:
 		m.active = nil
-		m.lostFrom, m.lostAt = s.pillar, time.Now()
-		m.failed(c, s.err)
+		m.lostFrom, m.lostAt, m.idleSince = s.pillar, time.Now(), time.Now()
+		m.unplanned(c, s)
 		m.n.log.Info("active pillar lost", "pillar", s.pillar, "err", s.err)
 		if next := m.standby; next != nil && !next.ended() {
 			m.n.outbox.setActive(nil)
@@ -529,6 +467,24 @@ func (m *nodeSessions) standbySession() *nodeSession {
 	return m.standby
 }
 
+// reachedAt lists the pillars that others get to this device through, the active
+// one first. Home pillars carry no circuits.
+func (m *nodeSessions) reachedAt() []identity.PillarID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	roster := m.n.pillars()
+	var at []identity.PillarID
+	for _, s := range []*nodeSession{m.active, m.standby} {
+		if s == nil || s.ended() {
+			continue
+		}
+		if e, ok := roster.Lookup(s.pillar); ok && !e.Info.Home {
+			at = append(at, s.pillar)
+		}
+	}
+	return at
+}
+
 // clockWrong reports whether the clock is off: by more than 30 s from all
 // pillars there are sessions with, or were the last time there were any.
 func (m *nodeSessions) clockWrong() bool {
@@ -559,6 +515,7 @@ func (m *nodeSessions) clockConfirmed() bool {
 // is not waited for.
 func (m *nodeSessions) watch(ctx context.Context) {
 	m.n.cfg.Peers.Watch(ctx, func(e PeerEvent) {
+		m.n.direct.peerChanged(e)
 		p := identity.PillarID(e.Peer)
 		m.mu.Lock()
 		c := m.candidates[p]
@@ -567,11 +524,13 @@ func (m *nodeSessions) watch(ctx context.Context) {
 			return
 		}
 		var gone []*nodeSession
-		if e.What == PeerLost {
-			for _, s := range []*nodeSession{m.active, m.standby} {
-				if s != nil && s.pillar == p {
-					gone = append(gone, s)
-				}
+		for _, s := range []*nodeSession{m.active, m.standby} {
+			switch {
+			case s == nil || s.pillar != p:
+			case e.What == PeerLost:
+				gone = append(gone, s)
+			case e.What == PeerUpgraded:
+				m.leaveCircuit(s)
 			}
 		}
 		m.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/seal"
 )
 
@@ -28,8 +29,10 @@ type shipment struct {
 	raw     []byte // nil: on disk
 	kind    Kind
 	entry   *outEntry // nil for hidden ones
-	epoch   seal.EpochID
-	refs    int // of an epoch: unfinished messages sealed in it
+	to      []identity.AccountID
+	epoch   seal.EpochID // it is, or is sealed in
+	refs    int          // of an epoch: what is unfinished and sealed in it, see hold
+	only    bool         // no pillar gets it
 	concern int
 	expires uint64
 
@@ -42,7 +45,16 @@ type shipment struct {
 	copies  int
 	dot     Dot
 	tries   int
-	retryAt time.Time // while shipWaiting
+	retryAt time.Time                        // while shipWaiting
+	had     map[identity.AccountID]time.Time // accounts a device of which said that it has it, and when
+}
+
+// hiddenKey is where a record is kept that the user never sees.
+func (s *shipment) hiddenKey() []byte {
+	if s.only {
+		return nodeKey(keyHidOnly, s.id[:])
+	}
+	return nodeKey(keyHidden, s.id[:])
 }
 
 type shipState uint8
@@ -58,6 +70,7 @@ const (
 // a record gets in line once it is durable, and never before those with a
 // lower ticket, so recipients see a device's messages in order.
 type shipLine struct {
+	out     func(*shipment)      // called for every record, in the order of the tickets
 	tickets uint64               // drawn so far
 	next    uint64               // the newest ticket that was called
 	early   map[uint64]*shipment // durable, with a lower ticket missing; nil: given up
@@ -83,12 +96,19 @@ func (l *shipLine) call(ticket uint64, s *shipment) {
 		}
 		l.next++
 		delete(l.early, l.next)
-		if s != nil && !s.gone {
+		if s == nil || s.gone {
+			continue
+		}
+		if !s.only {
 			s.state = shipReady
 			l.ready = append(l.ready, s)
 		}
+		l.out(s)
 	}
 }
+
+// out sends a record the way beside the pillars. o.mu is held.
+func (o *nodeOutbox) out(s *shipment) { o.n.direct.offer(s) }
 
 // call is shipLine.call with what belongs to it.
 func (o *nodeOutbox) call(ticket uint64, s *shipment) {
@@ -103,16 +123,31 @@ func (o *nodeOutbox) sendHidden(recs ...*Record) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	return o.sendWith(nil, recs)
+	list := make([]hiddenRecord, len(recs))
+	for i, rec := range recs {
+		list[i].rec = rec
+	}
+	return o.sendWith(nil, list)
+}
+
+// hiddenRecord is a record to be sent that the user never sees.
+type hiddenRecord struct {
+	rec  *Record
+	only bool // to devices, to no pillar
 }
 
 // sendWith is sendHidden with more to write in the same Apply.
-func (o *nodeOutbox) sendWith(ws []Write, recs []*Record) error {
+func (o *nodeOutbox) sendWith(ws []Write, recs []hiddenRecord) error {
 	ships := make([]*shipment, len(recs))
 	o.mu.Lock()
-	for i, rec := range recs {
-		ships[i] = o.hide(rec)
-		ws = append(ws, Write{nodeKey(keyHidden, rec.ID[:]), rec.Raw})
+	for i, h := range recs {
+		s := o.hide(h.rec, h.only)
+		if s.kind == KindReceipt {
+			s.epoch, _ = seal.MessageEpoch(h.rec.Bin) // we sealed it
+			o.hold(s)
+		}
+		ships[i] = s
+		ws = append(ws, Write{s.hiddenKey(), h.rec.Raw})
 	}
 	g := o.n.disk.stage(ws...)
 	o.mu.Unlock()
@@ -128,10 +163,19 @@ func (o *nodeOutbox) sendWith(ws []Write, recs []*Record) error {
 }
 
 // hide makes the shipment of a record that the user never sees. o.mu is held.
-func (o *nodeOutbox) hide(rec *Record) *shipment {
-	s := &shipment{id: rec.ID, raw: rec.Raw, kind: rec.Kind, expires: rec.Expires, concern: o.n.cfg.Concern, ticket: o.line.ticket()}
+func (o *nodeOutbox) hide(rec *Record, only bool) *shipment {
+	s := &shipment{id: rec.ID, raw: rec.Raw, kind: rec.Kind, to: rec.To, only: only, expires: rec.Expires,
+		concern: o.n.cfg.Concern, ticket: o.line.ticket()}
 	o.hidden[rec.ID] = s
 	return s
+}
+
+// hold keeps the epoch's record as long as a receipt waits that no pillar gets:
+// the epoch has to go in front of it. Messages always hold theirs. o.mu is held.
+func (o *nodeOutbox) hold(s *shipment) {
+	if ep := o.byEpoch[s.epoch]; ep != nil && s.only && s.kind == KindReceipt {
+		ep.refs++
+	}
 }
 
 // pump submits what is ready over the active session until ctx ends.
@@ -259,7 +303,7 @@ func (o *nodeOutbox) setActive(s *nodeSession) {
 		slices.SortStableFunc(o.line.ready, func(a, b *shipment) int { return cmp.Compare(a.ticket, b.ticket) })
 	} else {
 		for _, e := range o.handles {
-			if e.state == StateQueued && e.sealed && e.reason == "" {
+			if e.state == StateQueued && e.sealed && e.reason == "" && !e.only {
 				o.setState(e, StateQueued, CodeUnreachable)
 			}
 		}
@@ -271,7 +315,7 @@ func (o *nodeOutbox) setActive(s *nodeSession) {
 // again puts a shipment back in line. One that was not called yet stays where
 // it is. o.mu is held.
 func (o *nodeOutbox) again(s *shipment) {
-	if s.gone || s.done || s.state == shipReady || s.ticket > o.line.next {
+	if s.gone || s.done || s.only || s.state == shipReady || s.ticket > o.line.next {
 		return
 	}
 	if _, early := o.line.early[s.ticket]; early {
@@ -385,15 +429,23 @@ func (o *nodeOutbox) release(s *shipment) {
 
 // drop ends a shipment. o.mu is held.
 func (o *nodeOutbox) drop(s *shipment) {
+	if s.gone {
+		return
+	}
 	s.gone, s.raw = true, nil
 	if s.entry != nil {
 		return
 	}
 	delete(o.hidden, s.id)
-	if s.kind == KindEpoch && o.byEpoch[s.epoch] == s {
+	ep := o.byEpoch[s.epoch]
+	if s.kind == KindEpoch && ep == s {
 		delete(o.byEpoch, s.epoch)
 	}
-	o.n.disk.lazy(Write{Key: nodeKey(keyHidden, s.id[:])})
+	if s.kind == KindReceipt && s.only && ep != nil {
+		ep.refs--
+		o.release(ep)
+	}
+	o.n.disk.lazy(Write{Key: s.hiddenKey()})
 }
 
 // onRejected: no pillar will ever take it. o.mu is held.

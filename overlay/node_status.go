@@ -58,7 +58,7 @@ func (n *Node) Pillars() []NodePillar {
 			Active: m.active != nil && m.active.pillar == c.id, Standby: m.standby != nil && m.standby.pillar == c.id}
 		if roster != nil {
 			if e, ok := roster.Lookup(c.id); ok {
-				p.Name = e.Info.Name
+				p.Name, p.Home = e.Info.Name, e.Info.Home
 				switch roster.Standing(c.id, now) {
 				case StandingAdmitted:
 				case StandingLeft:

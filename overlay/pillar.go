@@ -42,10 +42,13 @@ type PillarConfig struct {
 	// network key, or read from the operator's file. It is asked at the start
 	// and before the last one ends.
 	Admit func(now uint64) (identity.Admission, error)
-	// Addrs returns the addresses others are told, without /p2p.
+	// Addrs returns the addresses others are told, without /p2p. It is asked
+	// every few seconds, and by Readdress. Of a home pillar nil means that it is
+	// not known yet: then those of its last record are told.
 	Addrs func() []multiaddr.Multiaddr
-	Home  bool
-	Name  string
+	// Home says that the pillar is behind a NAT and reached through others.
+	Home bool
+	Name string
 	// Rejoin lets a pillar that left for good be one again.
 	Rejoin bool
 
@@ -126,6 +129,7 @@ func (c *PillarConfig) Validate() error {
 //	pillar_commit.go     the group commit and what follows from it
 //	pillar_mailbox.go    mailboxes: pages, pushes, cursors
 //	pillar_copies.go     watermarks: on how many pillars
+//	pillar_locate.go     where devices are: questions passed on, answers back
 //
 // and beside it pillar_replica.go (what replication asks), pillar_find.go
 // (lookups and the mailbox check), pillar_record.go (its own roster record:
@@ -143,6 +147,7 @@ type Pillar struct {
 	metrics  *pillarMetrics
 	run      uint64 // names this run to nodes
 	mesh     Mesh   // set before started is closed
+	others   Locator
 
 	submits chan submitJob // sessions to gather
 	work    chan *chunk    // gather to the verify workers
@@ -170,11 +175,14 @@ type Pillar struct {
 	newLogs   newLogs
 	clock     pillarClock
 	copies    copiesState
+	questions questions
 	mailboxes mailboxCounter
+	refused   refusals
 
 	convergence Convergence
 	diverging   atomic.Int64 // pillars that diverged at the last look
 	caughtUp    catchUp
+	scrubbed    atomic.Bool // a pass of the scrub is over: vectors may become cursors
 
 	// mu guards what a commit publishes and who is told of it. It is taken
 	// before any session's own lock, and never held across I/O.
@@ -187,8 +195,9 @@ type Pillar struct {
 	closed   bool                // no further streams
 	open     map[*pillarSession]struct{}
 	perPeer  map[peer.ID]int
-	live     map[identity.AccountID][]*pillarSession // registered sessions
-	devices  map[identity.DeviceID]int               // how many of them a device has
+	live     map[identity.AccountID][]*pillarSession  // registered sessions
+	devices  map[identity.DeviceID]int                // how many of them a device has
+	owners   map[identity.DeviceID]identity.AccountID // whose those devices are
 	watching map[identity.AccountID]map[*pillarSession]struct{}
 	lastSeen map[identity.DeviceID]time.Time // devices that were here in this run, bounded
 	dropped  Day                             // records of earlier days are gone
@@ -211,6 +220,7 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		id:         cfg.Key.ID(),
 		log:        cfg.Logger.With("component", "pillar"),
 		verifier:   NewVerifier(cfg.Network),
+		others:     NoMesh{},
 		metrics:    newPillarMetrics(cfg.Registerer),
 		run:        randomUint64(),
 		submits:    make(chan submitJob, submitQueue),
@@ -226,6 +236,7 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		perPeer:    map[peer.ID]int{},
 		live:       map[identity.AccountID][]*pillarSession{},
 		devices:    map[identity.DeviceID]int{},
+		owners:     map[identity.DeviceID]identity.AccountID{},
 		watching:   map[identity.AccountID]map[*pillarSession]struct{}{},
 		lastSeen:   map[identity.DeviceID]time.Time{},
 		rosterWake: make(chan struct{}, 1),
@@ -233,6 +244,7 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 	p.roster = NewRoster(p.verifier)
 	p.copies.init()
 	p.quotas.init()
+	p.questions.init()
 	if err := p.load(); err != nil {
 		return nil, fmt.Errorf("pillar: load: %w", err)
 	}
@@ -300,6 +312,7 @@ func (p *Pillar) Run(ctx context.Context, mesh Mesh) error {
 	workers.Go(p.gather)
 	others.Go(func() { p.watermarkLoop(ctx) })
 	others.Go(func() { p.askLoop(ctx) })
+	others.Go(func() { p.questionLoop(ctx) })
 	others.Go(func() { p.tickLoop(ctx) })
 	others.Go(func() { p.scrubLoop(ctx) })
 	p.caughtUp.begin(p.now(), p.othersKnown())

@@ -98,6 +98,11 @@ func (p *Pillar) Apply(ctx context.Context, run LogRun) (LogState, error) {
 	case p.ownLogID() == log:
 		return LogState{}, fmt.Errorf("log %s is written here", log)
 	}
+	for _, n := range run.Notes {
+		if err := checkNote(n.Key, n.Data); err != nil {
+			return LogState{}, err
+		}
+	}
 	if run.State.Pillar != p.id {
 		if err := p.logBytes.over(run.State.Pillar, p.logShare(), p.now()); err != nil {
 			return LogState{}, err
@@ -106,7 +111,7 @@ func (p *Pillar) Apply(ctx context.Context, run LogRun) (LogState, error) {
 	for range 3 {
 		judged, err := p.judgeRun(&run)
 		if err == nil {
-			err = p.commit(ctx, commitJob{run: judged, done: make(chan error, 1)})
+			err = p.commit(ctx, commitJob{run: judged, values: run.Notes, done: make(chan error, 1)})
 		}
 		if err == nil {
 			return judged.result, nil

@@ -139,7 +139,10 @@ func (c *committer) wait() bool {
 		<-c.head.chunk.done
 	}
 	c.begin()
-	c.take()
+	// What begin put into the commit may be in the way: then it goes first.
+	if c.head.chunk != nil || c.fits(c.head) {
+		c.take()
+	}
 	return true
 }
 
@@ -392,7 +395,7 @@ func (c *committer) write() {
 func (c *committer) empty() bool {
 	x := &c.commit
 	return len(x.Records)+len(x.Logs)+len(x.Values)+len(x.DropLog)+len(x.CutLog)+
-		len(x.Forget)+len(x.Unfile)+len(x.Refile) == 0
+		len(x.Forget)+len(x.Unfile) == 0
 }
 
 // fail closes the log: from here on only reads are served.

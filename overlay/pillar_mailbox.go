@@ -20,6 +20,10 @@ import (
 //     a window of them is not saved, the session is behind again: it is never
 //     waited for, and nothing is lost, because the store has it all.
 //
+// A vector that was taken before the scrub's first pass was over becomes no cursor:
+// the device keeps the one it has, and a live one is handed one later, when what
+// that pass brought to light was pushed.
+//
 // Positions are local commit sequences. Whatever the mode, what was queued is a
 // prefix of the mailbox in local order, up to delivery.pos.
 
@@ -85,6 +89,7 @@ type boxDrain struct {
 	cursor Vector
 	end    uint64
 	vector Vector // of the snapshot in which end was the end
+	sure   bool   // what vector covers is in the box
 	pos    uint64 // read up to here
 	page   uint64 // To of the page that is not saved yet
 	last   bool   // it is the last
@@ -105,7 +110,7 @@ func (s *pillarSession) resume(m *Resume) *Error {
 	p := s.p
 	// The vector is taken before the snapshot, so that everything it covers is in
 	// there.
-	d := boxDrain{box: Directory}
+	d := boxDrain{box: Directory, sure: p.scrubbed.Load()}
 	d.vector, d.cursor = p.vouched(m.Cursor)
 	if m.Box == BoxMail {
 		d.box = Mailbox(s.account)
@@ -241,7 +246,11 @@ func (s *pillarSession) saved(m *Saved) *Error {
 			s.mu.Unlock()
 			return s.nextPage(BoxMail, &drain)
 		}
-		s.sendLocked(&CursorMsg{Box: BoxMail, Cursor: drain.vector})
+		if drain.sure {
+			s.sendLocked(&CursorMsg{Box: BoxMail, Cursor: drain.vector})
+		} else {
+			d.fresh = true
+		}
 		d.drain = boxDrain{}
 		if d.mode = deliverNothing; d.live {
 			d.mode = deliverBehind
@@ -277,7 +286,9 @@ func (s *pillarSession) savedDirectory(to uint64) *Error {
 	}
 	if drain.last {
 		s.dir = directoryRead{}
-		s.sendLocked(&CursorMsg{Box: BoxDirectory, Cursor: drain.vector})
+		if drain.sure {
+			s.sendLocked(&CursorMsg{Box: BoxDirectory, Cursor: drain.vector})
+		}
 		s.mu.Unlock()
 		s.wakeWriter()
 		return nil
@@ -475,6 +486,9 @@ func (w *pushWriter) appendPush(b []byte) []byte {
 // handOverCursors notes, for every live session that was pushed something, the
 // vector that its cursor becomes once all of it is saved.
 func (p *Pillar) handOverCursors() {
+	if !p.scrubbed.Load() {
+		return
+	}
 	now := p.past()
 	p.mu.Lock()
 	defer p.mu.Unlock()

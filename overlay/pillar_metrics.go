@@ -26,6 +26,9 @@ type pillarMetrics struct {
 	repairs     *prometheus.CounterVec // by what was repaired
 	diverged    prometheus.Gauge
 	unanswered  prometheus.Counter
+	questions   *prometheus.CounterVec // Locate, by who asked and what became of it
+	presences   *prometheus.CounterVec // answers to it, by what became of them
+	damaged     prometheus.Counter
 }
 
 func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
@@ -54,8 +57,13 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		scrubbed:    pillarMetric(reg, prometheus.NewCounter(counter("scrubbed_total", "Records, box entries and log entries that the scrub looked at."))),
 		scrubPasses: pillarMetric(reg, prometheus.NewCounter(counter("scrub_passes_total", "Times the scrub went through the whole store."))),
 		repairs: pillarMetric(reg, prometheus.NewCounterVec(counter("scrub_repairs_total",
-			"What the scrub repaired: record (without bytes, removed), box (entry written), orphan (of a record without its entry, stored again), unfiled (entry of no record, removed), hole (of a log), lack, trimmed (log entries), stray (log without state)."), []string{"what"})),
+			"What the scrub repaired: record (without bytes or with others, removed), box (record filed anew), orphan (of a record without its entry, stored again), unfiled (entry of no record, removed), hole (of a log), lack, trimmed (log entries), stray (log without state)."), []string{"what"})),
+		damaged:    pillarMetric(reg, prometheus.NewCounter(counter("damaged_reads_total", "Records with other bytes than their ID says that were not served to other pillars."))),
 		unanswered: pillarMetric(reg, prometheus.NewCounter(counter("summary_asks_unanswered_total", "Questions of nodes for summaries that came too fast."))),
+		questions: pillarMetric(reg, prometheus.NewCounterVec(counter("locate_questions_total",
+			"Questions where an account's devices are, by who asked (node, pillar) and whether they were taken."), []string{"from", "result"})),
+		presences: pillarMetric(reg, prometheus.NewCounterVec(counter("locate_answers_total",
+			"Answers of devices: passed on, late (or never asked for), or over what one question gets."), []string{"result"})),
 		diverged: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_pillars_diverged", Help: "Pillars whose summaries are unequal to the others' three times in a row or more."})),
 	}

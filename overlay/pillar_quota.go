@@ -101,29 +101,42 @@ func (m *meter) at(who debtor, now, rate uint64) (cells [meterRows]*debt) {
 	for i := range cells {
 		c := &m.cells[i][h%meterCells]
 		h /= meterCells
-		if now > c.at { // a clock that goes back forgives nothing
-			c.owed = max(0, c.owed-float64(now-c.at)*float64(rate))
-			c.at = now
-		}
+		c.forgive(now, rate)
 		cells[i] = c
 	}
 	return cells
 }
 
-// wait returns how many milliseconds it is until the debtor can pay cost, 0 if
-// it can now. Who owes nothing can pay anything, or it never could.
-func (m *meter) wait(who debtor, cost float64, now, rate uint64) float64 {
-	owed := -1.0
-	for _, c := range m.at(who, now, rate) {
-		if owed < 0 || c.owed < owed {
-			owed = c.owed
-		}
+// forgive brings the debt up to now at rate bytes. A clock that goes back
+// forgives nothing.
+func (d *debt) forgive(now, rate uint64) {
+	if now > d.at {
+		d.owed = max(0, d.owed-float64(now-d.at)*float64(rate))
+		d.at = now
 	}
+}
+
+// wait returns how many milliseconds it is until cost can be paid, 0 if it can
+// now. Who owes nothing can pay anything, or it never could.
+func (d *debt) wait(cost float64, rate uint64) float64 {
 	most := float64(rate) * float64(quotaBurst.Milliseconds())
-	if owed <= 0 || owed+cost <= most {
+	if d.owed <= 0 || d.owed+cost <= most {
 		return 0
 	}
-	return min(owed, owed+cost-most) / float64(rate)
+	return min(d.owed, d.owed+cost-most) / float64(rate)
+}
+
+// wait returns how many milliseconds it is until the debtor can pay cost, 0 if
+// it can now.
+func (m *meter) wait(who debtor, cost float64, now, rate uint64) float64 {
+	cells := m.at(who, now, rate)
+	least := cells[0]
+	for _, c := range cells[1:] {
+		if c.owed < least.owed {
+			least = c
+		}
+	}
+	return least.wait(cost, rate)
 }
 
 func (m *meter) charge(who debtor, cost float64, now, rate uint64) {

@@ -43,6 +43,10 @@ func (p *Pillar) Record() *Record {
 	return p.own.record
 }
 
+// Readdress signs and spreads a new record if Addrs says something else than the
+// last one.
+func (p *Pillar) Readdress() error { return p.renewRecord(false) }
+
 // renewRecord signs a new record if force is set, the one there is lived half
 // its life, or what it says has changed, and adds it to the roster. A pillar
 // whose admission was revoked looks for another one every time.
@@ -74,6 +78,10 @@ func (p *Pillar) renewLocked(force bool) error {
 		}
 	}
 	info := PillarInfo{Left: own.left, Home: p.cfg.Home, Name: p.cfg.Name, Addrs: p.cfg.Addrs(), Admission: own.admission}
+	last, known := p.roster.Lookup(p.id)
+	if info.Addrs == nil && info.Home && known && last.Info.Home {
+		info.Addrs = last.Info.Addrs
+	}
 	if len(info.Addrs) > MaxAddrs {
 		info.Addrs = info.Addrs[:MaxAddrs]
 	}
@@ -82,7 +90,7 @@ func (p *Pillar) renewLocked(force bool) error {
 		return nil
 	}
 	created := now
-	if last, ok := p.roster.Lookup(p.id); ok {
+	if known {
 		created = max(created, last.Record.Created+1)
 	}
 	draft := Draft{Kind: KindPillar, Author: string(p.id), Created: created, Expires: created + pillarLife, Bin: bin}

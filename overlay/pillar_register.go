@@ -29,6 +29,7 @@ func (s *pillarSession) register(m *Register) *Error {
 	s.registered = true
 	p.live[s.account] = append(p.live[s.account], s)
 	p.devices[s.cert.Device]++
+	p.owners[s.cert.Device] = s.account
 	p.saw(s.cert.Device)
 	p.mu.Unlock()
 	p.metrics.sessions.Inc()
@@ -168,12 +169,13 @@ func (p *Pillar) commitRegistration(ch *chunk) (place uint64, refusal *Error) {
 	return p.local, nil
 }
 
-// Registered reports whether the device has a registered session here now. It is
-// cheap and never blocks for long.
-func (p *Pillar) Registered(d identity.DeviceID) bool {
+// Registered reports whether the device has a registered session here now, and
+// whose device it is. It is cheap and never blocks for long.
+func (p *Pillar) Registered(d identity.DeviceID) (identity.AccountID, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.devices[d] > 0
+	account, ok := p.owners[d]
+	return account, ok
 }
 
 // saw notes that a device was here. p.mu is held.

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/internal/canon"
 )
 
 // What replication asks of a pillar: it implements gossip.Replica,
@@ -120,7 +123,7 @@ func (p *Pillar) readBodies(view View, entries []BatchEntry, max int) ([]BatchEn
 	bytesRead, cut := 0, len(entries)
 	err := view.Get(refs, func(k int, r StoredRecord) bool {
 		e := &entries[index[k]]
-		if r.Expires != e.Expires {
+		if r.Expires != e.Expires || !p.intact(&r) {
 			return true
 		}
 		if bytesRead > 0 && bytesRead+len(r.Raw) > max {
@@ -143,6 +146,21 @@ func (p *Pillar) readBodies(view View, entries []BatchEntry, max int) ([]BatchEn
 		}
 	}
 	return entries, nil
+}
+
+// intact reports whether a record's bytes are those of its ID. Other pillars are
+// served no others: to them, damage would look like a lie. Devices check all that
+// they are sent themselves.
+func (p *Pillar) intact(r *StoredRecord) bool {
+	outer := canon.MakeReader(r.Raw)
+	outer.Array(2)
+	payload := outer.Bin(MaxRecord)
+	outer.Bin(MaxRecord)
+	ok := outer.End() == nil && RecordID(identity.Hash(identity.TagRecordID, p.cfg.Network[:], payload)) == r.ID
+	if !ok {
+		p.metrics.damaged.Inc()
+	}
+	return ok
 }
 
 // Links returns entries without bodies, see gossip.Replica.
@@ -315,7 +333,7 @@ func (p *Pillar) Get(ids []RecordID, max int) (records [][]byte, next int, err e
 		if cut = !between(i); cut {
 			return false
 		}
-		if f, err := readStored(r.Raw, ""); err != nil || f.expires <= now {
+		if f, err := readStored(r.Raw, ""); err != nil || f.expires <= now || !p.intact(&r) {
 			return true
 		}
 		cut = !take(i, bytes.Clone(r.Raw))
@@ -371,11 +389,18 @@ func (p *Pillar) LoadNote(key string) (note []byte, err error) {
 
 // SaveNote implements gossip.Notes.
 func (p *Pillar) SaveNote(ctx context.Context, key string, data []byte) error {
+	if err := checkNote(key, data); err != nil {
+		return err
+	}
+	return p.commitValues(ctx, []Value{{Key: key, Data: data}})
+}
+
+func checkNote(key string, data []byte) error {
 	if !strings.HasPrefix(key, notePrefix) {
 		return fmt.Errorf("note %q does not start with %s", key, notePrefix)
 	}
 	if len(key) > maxNoteKey || len(data) > maxNote {
 		return fmt.Errorf("note %q: key of %d or data of %d bytes is too long", key, len(key), len(data))
 	}
-	return p.commitValues(ctx, []Value{{Key: key, Data: data}})
+	return nil
 }

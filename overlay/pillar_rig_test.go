@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,6 +29,9 @@ type pillarRig struct {
 	store  *watchedStore
 	pillar *overlay.Pillar
 	stop   func()
+	others overlay.Locator // nil: nobody
+	// unscrubbed: start does not wait for the first pass of the scrub.
+	unscrubbed bool
 }
 
 // watchedStore is a store in memory whose commits can be held up and counted.
@@ -35,9 +39,10 @@ type watchedStore struct {
 	*store.Memory
 	commits atomic.Int64
 	gate    atomic.Pointer[chan struct{}] // a commit waits until it is closed
-	entered chan struct{}                 // gets a value, if there is room, when one waits
-	open    atomic.Int64                  // views that are not closed
-	visited atomic.Int64                  // entries of boxes that were read
+	scrubs  scrubGate
+	entered chan struct{} // gets a value, if there is room, when one waits
+	open    atomic.Int64  // views that are not closed
+	visited atomic.Int64  // entries of boxes that were read
 }
 
 // watchedView counts itself and what is read of boxes.
@@ -56,6 +61,27 @@ func (v *watchedView) Box(box overlay.BoxID, after, to uint64, minDay overlay.Da
 		v.store.visited.Add(1)
 		return fn(e)
 	})
+}
+
+func (v *watchedView) Parts() overlay.Parts {
+	v.store.scrubs.wait()
+	return v.View.Parts()
+}
+
+// scrubGate holds up the scrub of a store.
+type scrubGate struct{ gate atomic.Pointer[chan struct{}] }
+
+func (g *scrubGate) wait() {
+	if gate := g.gate.Load(); gate != nil {
+		<-*gate
+	}
+}
+
+// hold makes the scrub wait until the returned func is called.
+func (g *scrubGate) hold() (release func()) {
+	gate := make(chan struct{})
+	g.gate.Store(&gate)
+	return sync.OnceFunc(func() { g.gate.Store(nil); close(gate) })
 }
 
 func (v *watchedView) Close() error {
@@ -114,6 +140,9 @@ func (rig *pillarRig) start(mesh overlay.Mesh, key *identity.PillarKey, opts ...
 	}
 	p, err := overlay.NewPillar(cfg)
 	rig.pillar = must(t, p, err)
+	if rig.others != nil {
+		p.LocateThrough(rig.others)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	if mesh == nil {
@@ -133,6 +162,20 @@ func (rig *pillarRig) start(mesh overlay.Mesh, key *identity.PillarKey, opts ...
 		rig.host.Shutdown()
 	}
 	t.Cleanup(func() { rig.stop() })
+	if !rig.unscrubbed {
+		rig.scrubbed()
+	}
+}
+
+// scrubbed waits for the end of the first pass of the scrub.. It takes twice its
+// time, and was perhaps held up.
+func (rig *pillarRig) scrubbed() {
+	rig.t.Helper()
+	for end := time.Now().Add(time.Hour); !rig.pillar.Scrubbed(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			rig.t.Fatal("the first pass of the scrub does not end")
+		}
+	}
 }
 
 // A testDevice is a device with its account, and signs what it is told to.

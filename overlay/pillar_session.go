@@ -70,6 +70,8 @@ type pillarSession struct {
 	inFlight   atomic.Int64 // submitted records without an answer
 	waits      sessionWaits // guarded by Pillar.copies.mu
 	watched    map[identity.AccountID]struct{}
+	asks       Tokens // the reader's; of Locate
+	asked      Tokens // of questions passed on to it; guarded by Pillar.mu
 
 	wake  chan struct{} // to the writer: something waits
 	space chan struct{} // to the reader: less than outTarget waits
@@ -167,6 +169,7 @@ func (p *Pillar) leave(s *pillarSession) {
 		}
 		if p.devices[s.cert.Device]--; p.devices[s.cert.Device] == 0 {
 			delete(p.devices, s.cert.Device)
+			delete(p.owners, s.cert.Device)
 		}
 		for a := range s.watched {
 			if delete(p.watching[a], s); len(p.watching[a]) == 0 {
@@ -310,20 +313,11 @@ func (s *pillarSession) hello(frames *FrameReader) *Error {
 // checkCertificate verifies that the account named speaks through the device
 // at the other end of the stream.
 func (s *pillarSession) checkCertificate(h *Hello) *Error {
-	cert, err := identity.ParseCertificate(h.Account, h.Credential)
-	if err != nil {
-		return Refuse(CodeInvalid, "certificate: %v", err)
+	cert, refusal := checkCredential(h, s.peer, s.p.cfg.Network)
+	if refusal != nil {
+		return refusal
 	}
-	check, err := cert.Check(s.p.cfg.Network)
-	if err != nil {
-		return Refuse(CodeInvalid, "certificate: %v", err)
-	}
-	switch {
-	case peer.ID(cert.Device) != s.peer:
-		return Refuse(CodeInvalid, "certificate: it is for device %s, not for %s", cert.Device, s.peer)
-	case !identity.Verify(&check):
-		return Refuse(CodeInvalid, "certificate: not signed by account %s for network %s", h.Account, s.p.cfg.Network)
-	case !s.p.inForce(cert):
+	if !s.p.inForce(cert) {
 		return s.p.refuseTime("certificate: out of date: it holds from %s to %s",
 			millisText(cert.NotBefore), millisText(cert.NotAfter))
 	}
@@ -378,6 +372,10 @@ func (s *pillarSession) handle(m Message) *Error {
 		return s.find(m)
 	case *SummaryMsg:
 		return s.tellSummaries(m)
+	case *Locate:
+		return s.locate(m)
+	case *Located:
+		return s.located(m)
 	default:
 		return Refuse(CodeInvalid, "a message of type %d has no place in a node's session", m.Type())
 	}

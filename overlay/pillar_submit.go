@@ -314,6 +314,9 @@ func (p *Pillar) answerJudged(ch *chunk) {
 		case err != nil:
 			e := refusalOf(err)
 			p.metrics.submissions.WithLabelValues(string(e.Code)).Inc()
+			if sub.rec != nil {
+				p.refused.note(sub.rec.ID, e.Code, p.cfg.Now())
+			}
 			if sub.s != nil {
 				sub.s.mu.Lock()
 				sub.s.answerLocked(ResultLine{N: sub.n, Err: e})

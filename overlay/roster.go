@@ -5,8 +5,6 @@ import (
 	"sort"
 	"sync"
 
-	"github.com/multiformats/go-multiaddr"
-
 	"github.com/obelisk-network/obelisk/identity"
 )
 
@@ -318,20 +316,6 @@ func (r *Roster) Get(id RecordID) []byte {
 		}
 	}
 	return nil
-}
-
-// DialAddrs returns the addresses of e that may be dialled, without /p2p.
-func (e *RosterEntry) DialAddrs() []multiaddr.Multiaddr {
-	if e.Local {
-		return e.Info.Addrs
-	}
-	var public []multiaddr.Multiaddr
-	for _, a := range e.Info.Addrs {
-		if !IsPrivateAddr(a) {
-			public = append(public, a)
-		}
-	}
-	return public
 }
 
 func firstError(a, b error) error {

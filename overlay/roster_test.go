@@ -2,6 +2,7 @@ package overlay_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"github.com/multiformats/go-multiaddr"
@@ -53,7 +54,7 @@ func TestRosterAuthority(t *testing.T) {
 		if added, err := r.Add(now, false, rec.Raw); err != nil || len(added) != 1 {
 			t.Fatalf("added %d, %v", len(added), err)
 		}
-		if e, ok := r.Lookup(key.ID()); !ok || len(e.DialAddrs()) != 1 || r.Admitted(key.ID(), now) || r.Living(now) != 0 {
+		if len(r.DialAddrs(key.ID(), false)) != 1 || r.Admitted(key.ID(), now) || r.Living(now) != 0 {
 			t.Error("an expired record is lost, or counts")
 		}
 	})
@@ -133,12 +134,15 @@ func TestRosterPrivateAddrs(t *testing.T) {
 	})
 	roster := overlay.NewRoster(overlay.NewVerifier(n.id))
 	roster.Add(now, false, rec.Raw)
-	if e, _ := roster.Lookup(key.ID()); len(e.DialAddrs()) != 1 {
-		t.Errorf("learned from afar: %v may be dialled", e.DialAddrs())
+	if addrs := roster.DialAddrs(key.ID(), false); len(addrs) != 1 {
+		t.Errorf("learned from afar: %v may be dialled", addrs)
+	}
+	if addrs := roster.DialAddrs(key.ID(), true); len(addrs) != 6 {
+		t.Errorf("given by hand: only %v may be dialled", addrs)
 	}
 	roster.Add(now, true, rec.Raw)
-	if e, _ := roster.Lookup(key.ID()); len(e.DialAddrs()) != 6 {
-		t.Errorf("learned nearby: only %v may be dialled", e.DialAddrs())
+	if addrs := roster.DialAddrs(key.ID(), false); len(addrs) != 6 {
+		t.Errorf("learned nearby: only %v may be dialled", addrs)
 	}
 }
 
@@ -161,4 +165,76 @@ func TestRosterAdmissionLife(t *testing.T) {
 			t.Errorf("an admission until now%+d ms: admitted %v", int64(c.notAfter-now), got)
 		}
 	}
+}
+
+// TestRosterCircuits: circuits are dialled through public pillars of the roster
+// only, at those pillars' own addresses.
+func TestRosterCircuits(t *testing.T) {
+	n := newTestNetwork(t)
+	now := millis(testNow)
+	type pillar struct {
+		key   *identity.PillarKey
+		home  bool
+		left  bool
+		addrs []string
+	}
+	add := func(r *overlay.Roster, local bool, p *pillar) {
+		t.Helper()
+		rec := n.pillarRecord(p.key, now, func(i *overlay.PillarInfo, _ *overlay.Draft) {
+			i.Home, i.Left, i.Addrs = p.home, p.left, nil
+			for _, a := range p.addrs {
+				i.Addrs = append(i.Addrs, multiaddr.StringCast(a))
+			}
+		})
+		if _, err := r.Add(now, local, rec.Raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	through := func(p *pillar, at string) string { return at + "/p2p/" + p.key.ID().String() + "/p2p-circuit" }
+	a := &pillar{key: identity.NewPillarKey(), addrs: []string{"/ip4/198.51.100.1/tcp/1", "/ip4/198.51.100.1/tcp/2", "/ip4/10.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/1"}}
+	b := &pillar{key: identity.NewPillarKey(), addrs: []string{"/ip4/198.51.100.2/tcp/1", "/ip4/127.0.0.1/tcp/2"}}
+	lan := &pillar{key: identity.NewPillarKey(), addrs: []string{"/ip4/127.0.0.1/tcp/3", "/ip4/192.168.0.3/tcp/3"}}
+	gone := &pillar{key: identity.NewPillarKey(), left: true, addrs: []string{"/ip4/198.51.100.4/tcp/1"}}
+	other := &pillar{key: identity.NewPillarKey(), home: true, addrs: []string{"/ip4/198.51.100.5/tcp/1"}}
+	stranger := &pillar{key: identity.NewPillarKey()}
+	home := &pillar{key: identity.NewPillarKey(), home: true}
+	home.addrs = []string{
+		through(a, "/ip4/203.0.113.66/tcp/22"), // not where a says it is
+		through(stranger, "/ip4/203.0.113.66/tcp/23"),
+		"/ip4/203.0.113.66/tcp/24",
+		"/ip4/10.0.0.66/tcp/25",
+		through(gone, gone.addrs[0]), through(other, other.addrs[0]),
+		through(b, b.addrs[0]), through(lan, lan.addrs[0]),
+	}
+	r := overlay.NewRoster(overlay.NewVerifier(n.id))
+	for _, p := range []*pillar{a, b, lan, gone, other, home} {
+		add(r, false, p)
+	}
+	check := func(what string, got []multiaddr.Multiaddr, want ...string) {
+		t.Helper()
+		texts := make([]string, len(got))
+		for i, g := range got {
+			texts[i] = g.String()
+		}
+		if !slices.Equal(texts, want) {
+			t.Errorf("%s: %v, want %v", what, texts, want)
+		}
+	}
+	check("learned from afar", r.DialAddrs(home.key.ID(), false), "/ip4/203.0.113.66/tcp/24",
+		through(a, a.addrs[0]), through(b, b.addrs[0]), through(a, a.addrs[1]))
+	add(r, true, lan)
+	check("the relay is near", r.DialAddrs(home.key.ID(), false), "/ip4/203.0.113.66/tcp/24",
+		through(a, a.addrs[0]), through(b, b.addrs[0]), through(lan, lan.addrs[0]), through(a, a.addrs[1]), through(lan, lan.addrs[1]))
+	check("given by hand", r.DialAddrs(home.key.ID(), true)[:2], "/ip4/203.0.113.66/tcp/24", "/ip4/10.0.0.66/tcp/25")
+	check("nobody", r.DialAddrs(stranger.key.ID(), true))
+
+	relays := []identity.PillarID{lan.key.ID(), gone.key.ID(), a.key.ID(), stranger.key.ID(), other.key.ID(), b.key.ID()}
+	check("told", r.Circuits(8, relays), through(lan, lan.addrs[1]), through(a, a.addrs[0]), through(b, b.addrs[0]), through(a, a.addrs[1]))
+	check("few told", r.Circuits(2, relays), through(lan, lan.addrs[1]), through(a, a.addrs[0]))
+	check("none told", r.Circuits(0, relays))
+	rev := n.revocation(a.key.ID(), now, now)
+	if _, err := r.Add(now, false, rev.Raw); err != nil {
+		t.Fatal(err)
+	}
+	check("one revoked", r.Circuits(8, relays), through(lan, lan.addrs[1]), through(b, b.addrs[0]))
 }

@@ -2,6 +2,8 @@ package overlay
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 )
 
@@ -14,6 +16,10 @@ import (
 // It goes through the whole store once when the pillar starts, as fast as half
 // of its time allows, and from then on slowly for ever. Expired log entries are
 // trimmed on the way.
+//
+// Until that first pass is over nobody is given a new cursor (Pillar.scrubbed):
+// what the logs' states promise may not be in the mailboxes. What is found later is
+// pushed to who is connected, and found by everybody else's next mailbox check.
 //
 //	scrub_records.go  heads without bytes, boxes without their entries, entries
 //	                  and bytes without their heads
@@ -37,17 +43,20 @@ type scrubber struct {
 	p     *Pillar
 	first bool
 	at    time.Time // when the chunk that is looked at was begun
+	// changed: something of the day that is looked at was repaired.
+	changed bool
 }
 
 // scrubLoop scrubs until ctx ends or the store fails.
 func (p *Pillar) scrubLoop(ctx context.Context) {
-	for first := true; ctx.Err() == nil && p.failure() == nil; first = false {
+	for ctx.Err() == nil && p.failure() == nil {
 		start := time.Now()
-		s := &scrubber{p: p, first: first, at: start}
+		s := &scrubber{p: p, first: !p.scrubbed.Load(), at: start}
 		if err := s.pass(ctx); err != nil && ctx.Err() == nil {
 			p.log.Error("scrub ended early", "err", err)
 		} else if err == nil {
 			p.metrics.scrubPasses.Inc()
+			p.scrubbed.Store(true)
 		}
 		if !sleep(ctx, scrubEvery-time.Since(start)) {
 			return
@@ -75,13 +84,29 @@ func (s *scrubber) pass(ctx context.Context) error {
 		return err
 	}
 	for _, day := range days {
-		for _, step := range []func(context.Context, Day) error{s.heads, s.places, s.bodies} {
-			if err := step(ctx, day); err != nil {
-				return err
-			}
+		if failed := s.day(ctx, day); failed != nil {
+			// What cannot be read must not keep the rest from being repaired.
+			err = errors.Join(err, fmt.Errorf("expiry day %d: %w", day, failed))
+		}
+		if ctx.Err() != nil {
+			return err
 		}
 	}
-	return s.logs(ctx)
+	return errors.Join(err, s.logs(ctx))
+}
+
+func (s *scrubber) day(ctx context.Context, day Day) error {
+	for range 2 { // a box entry that is removed leaves a head without it
+		s.changed = false
+		if err := s.heads(ctx, day); err != nil {
+			return err
+		}
+		s.changed = false
+		if err := errors.Join(s.places(ctx, day), s.bodies(ctx, day)); err != nil || !s.changed {
+			return err
+		}
+	}
+	return nil
 }
 
 // pace is called after n things were looked at. It takes the time it should

@@ -266,6 +266,7 @@ func (x *logScan) some() (*logFix, int, error) {
 	fix := &logFix{log: x.state.Log, drops: x.drops}
 	now := p.now()
 	confirmed := p.clock.mayDelete(now)
+	over := max(now, p.clock.likely(now)) // what expired by then may be gone
 	p.mu.Lock()
 	dropped := p.dropped
 	p.mu.Unlock()
@@ -283,7 +284,8 @@ func (x *logScan) some() (*logFix, int, error) {
 		before := x.at
 		x.step(seq, &e)
 		x.trim(fix, before, &e, confirmed && e.Expires+trimAfter <= now && x.signed(before, seq))
-		if e.Why != WhyGone && e.Why != WhyVoid && confirmed && e.Expires > now && DayOf(e.Expires) >= dropped {
+		lives := e.Expires > over && DayOf(e.Expires) >= dropped && (confirmed || e.Why != WhyExpired)
+		if lives && e.Why != WhyGone && e.Why != WhyVoid {
 			lacks = append(lacks, Lack{Seq: seq, Before: before.Hash, ID: e.ID, Expires: e.Expires})
 			refs = append(refs, Ref{ID: e.ID, Day: DayOf(e.Expires)})
 		}

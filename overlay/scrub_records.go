@@ -10,34 +10,30 @@ type recordFix struct {
 	forget  []Forgotten
 	gone    []RecordStub // of forget, one for one; zero for what nobody counted
 	removed int          // the committer's: how many of gone there were
+	refiled int          // of gone, in boxes again with what is restored
 	unfile  []Place
-	refile  []Arrival
 	restore []restored
 }
 
-// restored is a record that is stored again, at the place it came by.
+// restored is a record that is stored again, as it came.
 type restored struct {
 	rec *Record
 	dot Dot
+	via Via
 }
 
 func (f *recordFix) empty() bool {
-	return len(f.forget)+len(f.unfile)+len(f.refile)+len(f.restore) == 0
+	return len(f.forget)+len(f.unfile)+len(f.restore) == 0
 }
 
 // takeFix is the committer's.
 func (c *committer) takeFix(f *recordFix) {
 	c.commit.Forget = append(c.commit.Forget, f.forget...)
 	c.commit.Unfile = append(c.commit.Unfile, f.unfile...)
-	c.commit.Refile = append(c.commit.Refile, f.refile...)
 	c.fixes = append(c.fixes, f)
 	for _, r := range f.restore {
-		via := ViaAudit
-		if r.dot != (Dot{}) {
-			via = ViaFollow
-		}
 		c.arrive(&Arrival{ID: r.rec.ID, Created: r.rec.Created, Expires: r.rec.Expires, Raw: r.rec.Raw,
-			Boxes: BoxesOf(r.rec), Dot: r.dot, Via: via}, r.rec)
+			Boxes: BoxesOf(r.rec), Dot: r.dot, Via: r.via}, r.rec)
 	}
 }
 
@@ -72,10 +68,11 @@ func (s *scrubber) commit(ctx context.Context, f *recordFix) error {
 	if err := s.p.commit(ctx, commitJob{fix: f, done: make(chan error, 1)}); err != nil {
 		return err
 	}
-	for what, n := range map[string]int{"record": f.removed, "unfiled": len(f.unfile), "box": len(f.refile), "orphan": len(f.restore)} {
+	for what, n := range map[string]int{"record": f.removed - f.refiled, "unfiled": len(f.unfile), "box": f.refiled, "orphan": len(f.restore) - f.refiled} {
 		if n > 0 {
 			s.p.metrics.repairs.WithLabelValues(what).Add(float64(n))
 			s.p.log.Warn("store repaired", "what", what, "n", n)
+			s.changed = true
 		}
 	}
 	return nil
@@ -101,8 +98,10 @@ func steps[K any](ctx context.Context, s *scrubber, some func(after K) (fix *rec
 	}
 }
 
-// heads looks for records of a day without their bytes, which are none, and for
-// those that are missing in a box.
+// heads looks for records of a day without their bytes, or with others, which are
+// none, and for those that are missing in a box. Such a record is stored anew: at a new place in
+// local order, so that a mailbox that was read up to there is read on from there,
+// and who is connected is pushed it.
 func (s *scrubber) heads(ctx context.Context, day Day) error {
 	return steps(ctx, s, func(after RecordID) (*recordFix, int, RecordID, error) { return s.someHeads(day, after) })
 }
@@ -122,19 +121,50 @@ func (s *scrubber) someHeads(day Day, after RecordID) (fix *recordFix, n int, la
 	if err != nil || len(heads) == 0 {
 		return nil, 0, after, err
 	}
-	fix = &recordFix{}
 	boxes := make([][]BoxID, len(heads))
 	whole := make([]bool, len(heads))
+	anew := make([]bool, len(heads)) // the bytes are right, and what is said of them is not
 	err = view.Get(refs, func(i int, r StoredRecord) bool {
 		rec, err := s.p.verifier.Parse(r.Raw)
-		if whole[i] = err == nil && rec.ID == r.ID; whole[i] {
+		whole[i] = err == nil && rec.ID == r.ID && (s.first || s.signed(rec))
+		if whole[i] {
 			boxes[i] = BoxesOf(rec)
+			anew[i] = rec.Created != r.Created || rec.Expires != r.Expires
 		}
 		return true
 	})
 	if err != nil {
 		return nil, 0, after, err
 	}
+	if err := unfiled(view, day, heads, boxes, anew); err != nil {
+		return nil, 0, after, err
+	}
+	fix = &recordFix{}
+	size := 0
+	for i := range heads {
+		h := &heads[i]
+		if whole[i] && !anew[i] {
+			continue
+		}
+		if whole[i] {
+			if size > scrubChunkBytes {
+				heads = heads[:i] // looked at again in the next step
+				break
+			}
+			n, err := s.fileAnew(view, fix, refs[i], h)
+			if err != nil {
+				return nil, 0, after, err
+			}
+			size += n
+		}
+		fix.forget = append(fix.forget, Forgotten{ID: h.ID, Day: day, Local: h.Local, Boxes: boxes[i]})
+		fix.gone = append(fix.gone, RecordStub{ID: h.ID, Created: h.Created, Expires: h.Expires})
+	}
+	return fix, len(heads), heads[len(heads)-1].ID, nil
+}
+
+// unfiled sets missing[i] for the heads that are missing in one of their boxes.
+func unfiled(view View, day Day, heads []StoredRecord, boxes [][]BoxID, missing []bool) error {
 	var places []Place
 	var of []int
 	for i := range heads {
@@ -143,29 +173,32 @@ func (s *scrubber) someHeads(day Day, after RecordID) (fix *recordFix, n int, la
 		}
 	}
 	filed, err := view.Parts().Filed(places)
-	if err != nil {
-		return nil, 0, after, err
-	}
-	missing := map[int]bool{}
 	for k, ok := range filed {
-		if !ok {
-			missing[of[k]] = true
-		}
+		missing[of[k]] = missing[of[k]] || !ok
 	}
-	for i := range heads {
-		h := &heads[i]
-		if !whole[i] {
-			fix.forget = append(fix.forget, Forgotten{ID: h.ID, Day: day})
-			fix.gone = append(fix.gone, RecordStub{ID: h.ID, Created: h.Created, Expires: h.Expires})
-		} else if missing[i] {
-			a := Arrival{ID: h.ID, Created: h.Created, Expires: h.Expires, Boxes: boxes[i]}
-			if len(h.Dots) > 0 && (h.Via == ViaSubmit || h.Via == ViaFollow) {
-				a.Dot = h.Dots[0] // else it is not the one it came by
-			}
-			fix.refile = append(fix.refile, a)
-		}
+	return err
+}
+
+// signed checks a record's signature, which its ID is not made of. It costs many
+// times what the rest does, so the first pass, which others wait for, leaves it to
+// those that follow.
+func (s *scrubber) signed(rec *Record) bool { return s.p.verifier.VerifyOne(rec) == nil }
+
+// fileAnew has a record that is to be forgotten stored again, and returns its
+// size.
+func (s *scrubber) fileAnew(view View, fix *recordFix, ref Ref, h *StoredRecord) (size int, err error) {
+	dot := Dot{}
+	if len(h.Dots) > 0 && (h.Via == ViaSubmit || h.Via == ViaFollow) {
+		dot = h.Dots[0] // else it is not the one it came by
 	}
-	return fix, len(heads), heads[len(heads)-1].ID, nil
+	err = view.Get([]Ref{ref}, func(_ int, r StoredRecord) bool {
+		size = len(r.Raw)
+		if s.restore(fix, h.ID, bytes.Clone(r.Raw), dot, h.Via) {
+			fix.refiled++
+		}
+		return true
+	})
+	return size, err
 }
 
 // places looks for box entries of a day that are of no record. If they have the
@@ -201,20 +234,25 @@ func (s *scrubber) somePlaces(day Day, after Place) (fix *recordFix, n int, last
 		}
 		fix.unfile = append(fix.unfile, places[i])
 		if locals[i] == 0 && entries[i].Raw != nil {
-			s.restore(fix, entries[i].ID, entries[i].Raw, entries[i].Dot)
+			via := ViaAudit
+			if entries[i].Dot != (Dot{}) {
+				via = ViaFollow
+			}
+			s.restore(fix, entries[i].ID, entries[i].Raw, entries[i].Dot, via)
 		}
 	}
 	return fix, len(places), places[len(places)-1], nil
 }
 
-// restore adds a record whose head is lost to what is stored again, if it is
-// one.
-func (s *scrubber) restore(fix *recordFix, id RecordID, raw []byte, dot Dot) {
+// restore adds a record to what is stored again, if its bytes are one.
+func (s *scrubber) restore(fix *recordFix, id RecordID, raw []byte, dot Dot, via Via) bool {
 	rec, err := s.p.verifier.Parse(raw)
-	if err == nil && rec.ID == id && s.p.verifier.VerifyOne(rec) == nil {
-		rec.detach()
-		fix.restore = append(fix.restore, restored{rec, dot})
+	if err != nil || rec.ID != id || s.p.verifier.VerifyOne(rec) != nil {
+		return false
 	}
+	rec.detach()
+	fix.restore = append(fix.restore, restored{rec, dot, via})
+	return true
 }
 
 // bodies looks for bytes of a day, kept by themselves, without a head.
@@ -244,7 +282,7 @@ func (s *scrubber) someBodies(day Day, after RecordID) (fix *recordFix, n int, l
 	for i := range refs {
 		if locals[i] == 0 {
 			fix.forget, fix.gone = append(fix.forget, Forgotten{ID: refs[i].ID, Day: day}), append(fix.gone, RecordStub{})
-			s.restore(fix, refs[i].ID, raws[i], Dot{})
+			s.restore(fix, refs[i].ID, raws[i], Dot{}, ViaAudit)
 		}
 	}
 	return fix, len(refs), refs[len(refs)-1].ID, nil

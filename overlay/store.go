@@ -80,7 +80,7 @@ type Arrival struct {
 	ID      RecordID
 	Created uint64  // Unix milliseconds
 	Expires uint64  // Unix milliseconds
-	Raw     []byte  // [payload, signature]; not kept after Commit returns
+	Raw     []byte  // [payload, signature], not kept after Commit returns; nil: only the dot of a known record
 	Boxes   []BoxID // where to file it
 	Dot     Dot     // zero if it came by no log
 	Via     Via
@@ -132,8 +132,12 @@ type Place struct {
 // Forgotten is a record to be removed, with the boxes it is filed in as far as
 // they are known. The one that its bytes are in is always known to the Store.
 type Forgotten struct {
-	ID    RecordID
-	Day   Day
+	ID  RecordID
+	Day Day
+	// Local is the record's local commit sequence, 0 if there is none and only
+	// what is left of it is to go. A record that has another one was stored since
+	// somebody looked: it stays.
+	Local uint64
 	Boxes []BoxID
 }
 
@@ -159,12 +163,8 @@ type Commit struct {
 	// Forget removes records, or what is left of them; one that is in Records as
 	// well is new.
 	Forget []Forgotten
-	// Unfile removes box entries.
+	// Unfile removes box entries, and with one the bytes that are in it.
 	Unfile []Place
-	// Refile files records that are stored in those of their Boxes that have no
-	// entry of them, at the place they have in local order. Their bytes stay
-	// where they are.
-	Refile []Arrival
 }
 
 // Committed is what a Store says of a Commit.

@@ -147,7 +147,7 @@ func (v *Verifier) verifyCertificates(s *verifyScratch, recs []*Record, errs []e
 		if r == nil || !r.Certified() {
 			continue
 		}
-		id := certificateHash(r)
+		id := certificateHash(r.Author, r.Signer)
 		if known := v.lookup(id); known != nil {
 			s.certs[i] = known
 			continue
@@ -156,7 +156,7 @@ func (v *Verifier) verifyCertificates(s *verifyScratch, recs []*Record, errs []e
 			s.certs[i], errs[i] = s.certs[j], errs[j]
 			continue
 		}
-		known, check, err := v.parseCertificate(r)
+		known, check, err := v.parseCertificate(r.Account(), r.Signer)
 		if fresh == nil {
 			fresh = make(map[[32]byte]int)
 		}
@@ -176,7 +176,7 @@ func (v *Verifier) verifyCertificates(s *verifyScratch, recs []*Record, errs []e
 	bad := map[*knownCertificate]bool{}
 	for j, i := range s.index {
 		if s.ok[j] {
-			v.remember(certificateHash(recs[i]), s.certs[i])
+			v.remember(certificateHash(recs[i].Author, recs[i].Signer), s.certs[i])
 		} else {
 			bad[s.certs[i]] = true
 		}
@@ -188,8 +188,27 @@ func (v *Verifier) verifyCertificates(s *verifyScratch, recs []*Record, errs []e
 	}
 }
 
-func (v *Verifier) parseCertificate(r *Record) (*knownCertificate, identity.Check, error) {
-	cert, err := identity.ParseCertificate(r.Account(), r.Signer)
+// CheckCertificate verifies that account signed the certificate raw for this
+// network. Times are not looked at. One that was right before costs no signature
+// check.
+func (v *Verifier) CheckCertificate(account identity.AccountID, raw []byte) (*identity.Certificate, error) {
+	id := certificateHash(string(account), raw)
+	if known := v.lookup(id); known != nil {
+		return known.cert, nil
+	}
+	known, check, err := v.parseCertificate(account, raw)
+	if err != nil {
+		return nil, err
+	}
+	if !identity.Verify(&check) {
+		return nil, invalid(ErrCertificate, "not signed by the account for this network")
+	}
+	v.remember(id, known)
+	return known.cert, nil
+}
+
+func (v *Verifier) parseCertificate(account identity.AccountID, raw []byte) (*knownCertificate, identity.Check, error) {
+	cert, err := identity.ParseCertificate(account, raw)
 	if err != nil {
 		return nil, identity.Check{}, invalid(ErrCertificate, "%v", err)
 	}
@@ -242,9 +261,9 @@ func (s *verifyScratch) run() {
 
 // certificateHash names (author, certificate). The author's ID delimits
 // itself: its first bytes say its length.
-func certificateHash(r *Record) [32]byte {
+func certificateHash(author string, certificate []byte) [32]byte {
 	var buf [identity.Ed25519IDLen + identity.MaxCertificate]byte
-	return sha256.Sum256(append(append(buf[:0], r.Author...), r.Signer...))
+	return sha256.Sum256(append(append(buf[:0], author...), certificate...))
 }
 
 func (v *Verifier) lookup(id [32]byte) *knownCertificate {

@@ -281,10 +281,7 @@ func (m *IDs) append(b []byte) []byte {
 		b = canon.AppendUint(b, p)
 	}
 	b = canon.AppendBin(b, m.Items)
-	b = canon.AppendBinLen(b, 8*len(m.Shorts))
-	for _, s := range m.Shorts {
-		b = binary.BigEndian.AppendUint64(b, s)
-	}
+	b = appendShorts(b, m.Shorts)
 	b = appendRecords(b, m.Records)
 	return canon.AppendUint(b, m.Next)
 }
@@ -296,15 +293,9 @@ func (m *IDs) read(r *canon.Reader, n int) {
 		m.Parts = append(m.Parts, r.UintMax(MaxAuditParts-1))
 	}
 	m.Items = r.Bin(MaxAuditItems * AuditItemLen)
-	shorts := r.Bin(8 * MaxIDs)
-	if r.Err() == nil && (len(m.Items)%AuditItemLen != 0 || len(shorts)%8 != 0) {
+	if r.Err() == nil && len(m.Items)%AuditItemLen != 0 {
 		r.Fail(fmt.Errorf("%w: part of an ID", canon.ErrType))
 	}
-	if r.Err() != nil {
-		return
-	}
-	for ; len(shorts) > 0; shorts = shorts[8:] {
-		m.Shorts = append(m.Shorts, binary.BigEndian.Uint64(shorts))
-	}
+	m.Shorts = readShorts(r)
 	m.Records, m.Next = readRecords(r, MaxIDs), r.UintMax(MaxIDs)
 }

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
+	"net/netip"
 	"os"
 	"reflect"
 	"runtime"
@@ -15,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -53,7 +57,7 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		BaseHash: fill[overlay.Hash](7), Dies: vectorCreated, Sig: bytes.Repeat([]byte{8}, 64)}
 	summary := overlay.Summary{Pillar: pillar, Head: vector[0], Vector: fill[overlay.Hash](1), Settled: 5, Front: 6, Count: 7,
 		Digest: overlay.Sum{Hi: 1 << 60, Lo: 2}, Key: fill[overlay.Hash](4), At: vectorCreated, Full: true, Sig: bytes.Repeat([]byte{9}, 64)}
-	return map[string]overlay.Message{
+	samples := map[string]overlay.Message{
 		"hello of a pillar": &overlay.Hello{Role: overlay.RolePillar, Formats: 1, Network: w.network, Time: vectorCreated, Credential: raw, ShortKey: bytes.Repeat([]byte{1}, 32)},
 		"hello of a node":   &overlay.Hello{Role: overlay.RoleNode, Formats: 1, Network: w.network, Time: vectorCreated, Account: account, Credential: []byte("certificate"), ShortKey: []byte{}},
 		"vector":            &overlay.VectorMsg{Full: true, Positions: vector, Islands: []overlay.Span{{Log: fill[overlay.LogID](1), From: 4, To: 9}}},
@@ -98,7 +102,14 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"found":                         &overlay.Found{N: 4, More: true, Err: refusal, Records: [][]byte{raw}, Held: []byte{0x40}},
 		"roster":                        &overlay.RosterMsg{Records: [][]byte{raw}},
 		"busy":                          &overlay.Busy{Err: refusal},
+		"deliver":                       &overlay.Deliver{First: 70_000, Records: [][]byte{raw, raw}},
+		"delivered":                     &overlay.Delivered{Lines: []overlay.DeliveredLine{{N: 70_000}, {N: 70_001, Err: refusal}}},
+		"near":                          &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")}, Near: []multiaddr.Multiaddr{multiaddr.StringCast("/ip4/192.168.1.7/udp/4001/quic-v1")}},
+		"near of nobody near":           &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7")}},
 	}
+	maps.Copy(samples, inspectSamples(ids, dot, pillar, refusal))
+	maps.Copy(samples, w.locateMessages(account, other, pillar, refusal))
+	return samples
 }
 
 // TestWireVectors reads the published frames and encodes them again to the same

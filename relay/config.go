@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -25,8 +26,8 @@ const (
 const (
 	DefaultPillarPeers = 8192
 	DefaultNodePeers   = 256
-	DefaultPillarPerIP = 256
-	DefaultNodePerIP   = 64
+	DefaultPillarPerIP = 1024
+	DefaultNodePerIP   = 256
 )
 
 // Config describes a Host. Key and Role are required.
@@ -52,14 +53,19 @@ type Config struct {
 	// peer costs a pillar about 70 KB of memory. Default DefaultPillarPeers or
 	// DefaultNodePeers.
 	MaxPeers int
-	// PerIP is how many connections one IPv4 address or IPv6 /56 may have
-	// (loopback any number), and how many relay reservations one IP address may
-	// have (loopback too). Default DefaultPillarPerIP or DefaultNodePerIP.
-	PerIP int
-	// AllowRelay says who may use a pillar as a relay: reserve there, and open
-	// circuits. It is called from many goroutines and must not block. Default:
-	// everybody.
-	AllowRelay func(peer.ID) bool
+	// PerIP is how many connections one IPv4 address or IPv6 /56 may have, and
+	// PerSubnet how many an IPv4 /24 or IPv6 /48; as many at once, and then a
+	// tenth of them every second. Loopback may have any number. Behind one address
+	// of a carrier's NAT there may be hundreds of nodes. A circuit counts for the
+	// relay's address. Default DefaultPillarPerIP or DefaultNodePerIP, and four
+	// times PerIP.
+	PerIP, PerSubnet int
+	// RelayUser says what somebody is to a pillar that relays, which decides
+	// whether it may reserve there and open circuits. It is called from many
+	// goroutines and must not block. Default: everybody is a RelayNode.
+	RelayUser func(peer.ID) RelayUser
+	// Relay bounds what a pillar relays.
+	Relay RelayLimits
 	// UserAgent is told to every peer. Default "obelisk".
 	UserAgent string
 	// Logger gets what an operator acts on. Default: discarded.
@@ -68,7 +74,10 @@ type Config struct {
 	// Hosts that share one also share the counters.
 	Registerer prometheus.Registerer
 
-	optionalIPv6 bool // Listen is the default: IPv6 may be missing
+	optionalIPv6  bool // Listen is the default: IPv6 may be missing
+	punchLoopback bool // for tests: holes are punched to loopback addresses too
+	// simulated are options for tests, after all others: another network.
+	simulated []libp2p.Option
 }
 
 // Listen addresses where Config has none.
@@ -151,7 +160,7 @@ func (c Config) withDefaults() (Config, error) {
 	default:
 		return c, fmt.Errorf("%w: no role", ErrConfig)
 	}
-	if c.MaxPeers < 0 || c.PerIP < 0 {
+	if c.MaxPeers < 0 || c.PerIP < 0 || c.PerSubnet < 0 {
 		return c, fmt.Errorf("%w: negative limit", ErrConfig)
 	}
 	c.Listen, c.Announce = slices.Clone(c.Listen), slices.Clone(c.Announce)
@@ -175,6 +184,16 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.PerIP == 0 {
 		c.PerIP = perIP
+	}
+	if c.PerSubnet == 0 {
+		c.PerSubnet = 4 * c.PerIP
+	}
+	var err error
+	if c.Relay, err = c.Relay.withDefaults(c); err != nil {
+		return c, err
+	}
+	if c.RelayUser == nil {
+		c.RelayUser = func(peer.ID) RelayUser { return RelayUser{Class: RelayNode} }
 	}
 	if c.UserAgent == "" {
 		c.UserAgent = "obelisk"

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/pb"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multistream"
 	quicgo "github.com/quic-go/quic-go"
@@ -99,11 +100,23 @@ func isRefusal(err error) bool {
 	if errors.As(err, &ce) && ce.Remote {
 		return true
 	}
+	if circuitRefused(err) {
+		return true
+	}
 	if !strings.Contains(err.Error(), "failed to negotiate security protocol") {
 		return false
 	}
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		strings.Contains(err.Error(), "EOF") || strings.Contains(err.Error(), "connection reset")
+}
+
+// circuitRefused: a relay said no to a circuit because it or the peer has too
+// many, or because it relays for others only, for which it has one status.
+// libp2p's error is text.
+func circuitRefused(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "error opening relay circuit: "+pb.Status_RESOURCE_LIMIT_EXCEEDED.String()) ||
+		strings.Contains(text, "error opening relay circuit: "+pb.Status_PERMISSION_DENIED.String())
 }
 
 func isUnspoken(err error) bool {

@@ -1,4 +1,57 @@
 package relay
 
+import (
+	"context"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+)
+
 // RankDials is rankDials, for its test.
 var RankDials = rankDials
+
+// PunchLoopback has holes punched to loopback addresses, where tests live.
+func PunchLoopback(c *Config) { c.punchLoopback = true }
+
+// Simulate has a host made with options of its own, after all others.
+func Simulate(c *Config, opts ...libp2p.Option) { c.simulated = opts }
+
+// Circuits is how many circuits h has with p.
+func Circuits(h *Host, p peer.ID) (n int) {
+	for _, c := range h.swarm.ConnsToPeer(p) {
+		if isCircuit(c.RemoteMultiaddr()) {
+			n++
+		}
+	}
+	return n
+}
+
+// LearnedAddrs is how many addresses h was told by p itself: those that this
+// host dialled are not counted.
+func LearnedAddrs(h *Host, p peer.ID) (n int) {
+	known := h.gate.known[p]
+	for _, a := range h.host.Peerstore().Addrs(p) {
+		if !isCircuit(a) && (known == nil || !known.addrs[string(a.Bytes())]) {
+			n++
+		}
+	}
+	return n
+}
+
+// Upgrade makes a direct connection to p, which may be connected by a circuit
+// already.
+func Upgrade(ctx context.Context, h *Host, p peer.ID, addrs []multiaddr.Multiaddr) error {
+	h.swarm.Backoff().Clear(p)
+	return h.dialAt(network.WithForceDirectDial(ctx, "upgrade"), p, addrs)
+}
+
+// ResourceManager is what counts connections for cfg.
+func ResourceManager(cfg Config) (network.ResourceManager, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return resourceManager(cfg)
+}

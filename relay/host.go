@@ -24,15 +24,17 @@ import (
 	"sync"
 
 	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/gologshim"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	relayv2 "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -44,37 +46,47 @@ import (
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
-// Host implements overlay.Links, overlay.Packets and overlay.Peers. All its
-// methods may be called from many goroutines.
+// Host implements overlay.Links, overlay.Packets, overlay.Peers and
+// overlay.Traversal. All its methods may be called from many goroutines.
 //
 // Goroutines that it owns: one per stream handler; for each peer that packets
 // are sent to a packet writer and one that reads the answer on its stream; for
 // each that packets come from over QUIC one that reads its datagrams; one that
-// measures round-trip times. Shutdown waits for all of them.
+// measures round-trip times; one that upgrades circuits, and at most sixteen
+// attempts of it; one that reads what identify finds out. Shutdown waits for
+// all of them.
 type Host struct {
 	cfg     Config
 	log     *slog.Logger
 	host    host.Host
 	swarm   *swarm.Swarm
-	service *relayv2.Relay // nil where it does not relay for others
+	service *relayService // nil where it does not relay for others
 	table   overlay.PeerTable
 	metrics *metrics
-	packets packets
-	rtts    rtts
-	slots   slots
+	gate    *gate
+
+	packets  packets
+	rtts     rtts
+	slots    slots
+	choose   chan struct{} // 1 deep: KeepReserved looks at its list
+	observed observations
+	upgrades upgrades
+	punches  punches
+	near     nearDials
 
 	stop func()          // ends done
 	done <-chan struct{} // closed by Shutdown
-	work sync.WaitGroup  // added to through start only
+	work sync.WaitGroup  // added to through start and enter only
 
 	mu     sync.Mutex
 	closed bool // guarded by mu
 }
 
 var (
-	_ overlay.Links   = (*Host)(nil)
-	_ overlay.Packets = (*Host)(nil)
-	_ overlay.Peers   = (*Host)(nil)
+	_ overlay.Links     = (*Host)(nil)
+	_ overlay.Packets   = (*Host)(nil)
+	_ overlay.Peers     = (*Host)(nil)
+	_ overlay.Traversal = (*Host)(nil)
 )
 
 // RouteLibraryLogs sends what libp2p logs to handler instead of standard
@@ -98,6 +110,9 @@ func New(cfg Config) (*Host, error) {
 		_ = resources.Close()
 		return nil, fmt.Errorf("relay: connection limits: %w", err)
 	}
+	boundHops()
+	counters := newMetrics(cfg.Registerer)
+	gate := newGate(cfg.Role == RolePillar, counters)
 	opts := []libp2p.Option{
 		libp2p.Identity(cfg.Key),
 		libp2p.UserAgent(cfg.UserAgent),
@@ -110,9 +125,9 @@ func New(cfg Config) (*Host, error) {
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionManager(trimmer),
+		libp2p.ConnectionGater(gate),
 		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 		libp2p.EnableRelay(), // the client's side: dial and accept circuits
-		libp2p.EnableHolePunching(),
 		// A hundred failed dials, an outage of all known pillars, must not make the
 		// host give up on UDP or IPv6: the next pillar may be reachable by no
 		// other way.
@@ -139,7 +154,7 @@ func New(cfg Config) (*Host, error) {
 	} else {
 		opts = append(opts, libp2p.PrometheusRegisterer(cfg.Registerer))
 	}
-	lh, err := libp2p.New(opts...)
+	lh, err := libp2p.New(append(opts, cfg.simulated...)...)
 	if err != nil {
 		_ = resources.Close()
 		_ = trimmer.Close()
@@ -156,23 +171,36 @@ func New(cfg Config) (*Host, error) {
 		log:     cfg.Logger,
 		host:    lh,
 		swarm:   sw,
-		metrics: newMetrics(cfg.Registerer),
+		metrics: counters,
+		gate:    gate,
 		stop:    cancel,
 		done:    ctx.Done(),
+		choose:  make(chan struct{}, 1),
 	}
+	gate.connected = func(p peer.ID) bool { return sw.Connectedness(p) != network.NotConnected }
 	h.packets.init()
 	h.rtts.init()
+	h.upgrades.init()
+	h.punches.init()
+	identified, err := lh.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted), eventbus.BufSize(64), eventbus.Name("obelisk"))
+	if err != nil {
+		cancel()
+		_ = lh.Close()
+		return nil, fmt.Errorf("relay: %w", err)
+	}
 	if cfg.public() {
-		h.service, err = relayv2.New(lh, relayv2.WithResources(relayResources(cfg)), relayv2.WithACL(acl(cfg.AllowRelay)))
-		if err != nil {
+		if h.service, err = newRelayService(lh, cfg, counters); err != nil {
 			cancel()
 			_ = lh.Close()
-			return nil, fmt.Errorf("relay: relay service: %w", err)
+			return nil, fmt.Errorf("relay: %w", err)
 		}
 	}
 	sw.Notify(&network.NotifyBundle{ConnectedF: h.connected, DisconnectedF: h.disconnected})
 	h.Handle(packetProtocol, h.readPackets)
+	lh.SetStreamHandler(holepunch.Protocol, func(s network.Stream) { h.answerPunch(ctx, s) })
 	h.start(func() { h.measure(ctx) })
+	h.start(func() { h.observe(ctx, identified) })
+	h.start(func() { h.upgrade(ctx) })
 	return h, nil
 }
 
@@ -249,11 +277,8 @@ func (h *Host) Addrs() []multiaddr.Multiaddr {
 // Connect implements overlay.Links. Addresses are tried in the order of
 // rankDials, whatever their order here, even if they failed a moment ago.
 func (h *Host) Connect(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) error {
-	if err := p.Validate(); err != nil {
-		return fmt.Errorf("connect: %w: %w", overlay.ErrUnreachable, err)
-	}
-	if p == h.host.ID() {
-		return fmt.Errorf("connect to %s: %w: that is this host itself", p, overlay.ErrUnreachable)
+	if err := h.dialable(p); err != nil {
+		return fmt.Errorf("connect to %w", err)
 	}
 	bare := make([]multiaddr.Multiaddr, 0, len(addrs))
 	for _, a := range addrs {
@@ -270,24 +295,25 @@ func (h *Host) Connect(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 	}
 	if len(bare) > 0 {
 		h.swarm.Backoff().Clear(p)
+		h.gate.know(p, bare)
 	}
 	h.host.Peerstore().AddAddrs(p, bare, peerstore.AddressTTL)
-	err := h.host.Connect(allowLimited(ctx), peer.AddrInfo{ID: p})
-	if err != nil {
-		h.forgetWrong(p, err)
-		return fmt.Errorf("connect to %s: %w", p, h.dialError(err))
+	if err := h.dial(ctx, p); err != nil {
+		return fmt.Errorf("connect to %s: %w", p, err)
 	}
 	return nil
 }
 
-// Upgrade makes a direct connection to p, which may be connected by a circuit
-// already, dialling addrs. The circuit stays open.
-func (h *Host) Upgrade(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) error {
-	h.swarm.Backoff().Clear(p)
-	ctx = network.WithForceDirectDial(ctx, "upgrade")
-	if err := h.host.Connect(ctx, peer.AddrInfo{ID: p, Addrs: addrs}); err != nil {
+// dial connects to p, by whatever its addresses in the peerstore allow, and
+// waits until both sides have identified themselves: a peer to whom this host
+// is a stranger hangs up only then, when for this end the handshake is over.
+func (h *Host) dial(ctx context.Context, p peer.ID) error {
+	if err := h.host.Connect(allowLimited(ctx), peer.AddrInfo{ID: p}); err != nil {
 		h.forgetWrong(p, err)
-		return fmt.Errorf("upgrade to %s: %w", p, h.dialError(err))
+		return h.dialError(err)
+	}
+	if best(h.swarm.ConnsToPeer(p)) == nil {
+		return fmt.Errorf("%w: the peer hung up", overlay.ErrUnreachable)
 	}
 	return nil
 }
@@ -350,7 +376,7 @@ func (h *Host) Shutdown() error {
 	h.mu.Unlock()
 	h.stop()
 	if h.service != nil {
-		_ = h.service.Close()
+		_ = h.service.relay.Close()
 	}
 	err := h.host.Close()
 	h.work.Wait()

@@ -279,7 +279,7 @@ func TestManyNodesFromLoopback(t *testing.T) {
 func TestPeerLimit(t *testing.T) {
 	for name, listen := range map[string]string{"quic": quic, "tcp": tcp} {
 		t.Run(name, func(t *testing.T) {
-			p := listening(t, relay.Config{Role: relay.RoleNode, MaxPeers: 1}, listen)
+			p := listening(t, relay.Config{Role: relay.RolePillar, MaxPeers: 1}, listen)
 			// Room for 2*MaxPeers+32 connections before it refuses.
 			var full int
 			for range 40 {

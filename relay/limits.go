@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
 	"time"
@@ -16,7 +17,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/libp2p/go-libp2p/x/rate"
-	"github.com/multiformats/go-multiaddr"
 )
 
 // libp2p's own limits suit a client: 8 connections and 8 reservations from one
@@ -93,10 +93,10 @@ func resourceManager(cfg Config) (network.ResourceManager, error) {
 	libp2p.SetDefaultServiceLimits(&scaling)
 	opts := []rcmgr.Option{
 		rcmgr.WithLimitPerSubnet(
-			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: cfg.PerIP}},
-			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: cfg.PerIP}, {PrefixLength: 48, ConnCount: 8 * cfg.PerIP}},
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: cfg.PerIP}, {PrefixLength: 24, ConnCount: cfg.PerSubnet}},
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: cfg.PerIP}, {PrefixLength: 48, ConnCount: cfg.PerSubnet}},
 		),
-		rcmgr.WithConnRateLimiters(connRate(cfg.PerIP)),
+		rcmgr.WithConnRateLimiters(connRate(cfg.PerIP, cfg.PerSubnet)),
 	}
 	if cfg.Registerer == nil {
 		opts = append(opts, rcmgr.WithMetricsDisabled())
@@ -119,9 +119,11 @@ func peerLimits(protected bool) rcmgr.BaseLimit {
 }
 
 // Protect says whether p is a pillar this host works with: its connections are
-// never trimmed, and it may have thousands of streams instead of 128. Both ends
-// have to say so. It can be called at any time, connected or not.
+// never trimmed, it may have thousands of streams instead of 128, it may connect
+// to a node, and its word on addresses is taken. Both ends have to say so. It can be called at any time, connected or not.
 func (h *Host) Protect(p peer.ID, on bool) {
+	h.gate.protect(p, on)
+	h.upgrades.moved() // what it sees counts from now on, or no longer
 	if on {
 		h.host.ConnManager().Protect(p, protectTag)
 	} else {
@@ -141,18 +143,18 @@ func (h *Host) Protect(p peer.ID, on bool) {
 
 const protectTag = "obelisk"
 
-// connRate lets an address make all its connections at once, and then a tenth
-// of them every second. Loopback is free.
-func connRate(perIP int) *rate.Limiter {
+// connRate lets an address, and a subnet, make all its connections at once, and
+// then a tenth of them every second. Loopback is free.
+func connRate(perIP, perSubnet int) *rate.Limiter {
 	limit := rate.Limit{RPS: max(1, float64(perIP)/10), Burst: perIP}
-	wide := rate.Limit{RPS: 4 * limit.RPS, Burst: 8 * perIP}
+	wide := rate.Limit{RPS: max(1, float64(perSubnet)/10), Burst: perSubnet}
 	return &rate.Limiter{
 		NetworkPrefixLimits: []rate.PrefixLimit{
 			{Prefix: netip.MustParsePrefix("127.0.0.0/8")},
 			{Prefix: netip.MustParsePrefix("::1/128")},
 		},
 		SubnetRateLimiter: rate.SubnetLimiter{
-			IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: limit}},
+			IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: limit}, {PrefixLength: 24, Limit: wide}},
 			IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 56, Limit: limit}, {PrefixLength: 48, Limit: wide}},
 			GracePeriod:      time.Minute,
 		},
@@ -164,34 +166,90 @@ func connManager(cfg Config) (*connmgr.BasicConnMgr, error) {
 	return connmgr.NewConnManager(cfg.MaxPeers, cfg.MaxPeers+cfg.MaxPeers/8+1, connmgr.WithGracePeriod(grace))
 }
 
-// Limits of one circuit through a pillar. A circuit carries messages until the
-// two ends have a direct connection, or for good if they never get one, and
-// its ends open a new one when it ends.
-const (
-	CircuitDuration = 30 * time.Minute
-	CircuitBytes    = 64 << 20 // in each direction
-	circuitsPerPeer = 64
-)
-
-// relayResources are the relay service's limits for cfg.
-func relayResources(cfg Config) relayv2.Resources {
-	rc := relayv2.DefaultResources()
-	rc.Limit = &relayv2.RelayLimit{Duration: CircuitDuration, Data: CircuitBytes}
-	rc.MaxReservations = cfg.MaxPeers
-	// The service knows no loopback; a whole test network may live there.
-	rc.MaxReservationsPerIP = cfg.PerIP
-	rc.MaxReservationsPerASN = cfg.MaxPeers
-	rc.MaxCircuits = circuitsPerPeer
-	return rc
+// RelayLimits bound what a pillar relays. A circuit carries messages until its
+// ends have a direct connection, or for good if they never get one; they make a
+// new one when it ends. Zero fields get the defaults.
+type RelayLimits struct {
+	// Reservations is how many peers may be reachable through the pillar, and
+	// ReservationsPerIP how many of them from one IP address, loopback too.
+	// Default MaxPeers and PerIP of the Config.
+	Reservations, ReservationsPerIP int
+	// Circuits is how many circuits may be open at once, CircuitsPerPeer how many
+	// at one peer, at either end, and CircuitsPerIP how many asked for from one
+	// IPv4 address or IPv6 /56. Defaults 4096, 64 and 1024.
+	Circuits, CircuitsPerPeer, CircuitsPerIP int
+	// Data is how many bytes one circuit carries in each direction, and Duration
+	// how long it lives at most. Then it is cut. Defaults 16 MiB and 30 minutes.
+	Data     int64
+	Duration time.Duration
+	// Every circuit is charged with Data when it is made, to the account that
+	// asks for it and to its IPv4 address or IPv6 /56. An account may take
+	// AccountBytes at once and AccountRate bytes a second after that; addresses
+	// PrefixBytes and PrefixRate; all together TotalBytes and TotalRate. Defaults
+	// 1 GiB and 1 MiB/s; 16 GiB and 16 MiB/s; 64 GiB and 128 MiB/s.
+	AccountBytes, AccountRate int64
+	PrefixBytes, PrefixRate   int64
+	TotalBytes, TotalRate     int64
+	// StrangerBytes and StrangerRate are for circuits to home pillars from
+	// addresses of nobody the pillar knows. Defaults 512 MiB and 4 MiB/s.
+	StrangerBytes, StrangerRate int64
 }
 
-// acl asks AllowRelay about everybody who wants to use the relay service.
-type acl func(peer.ID) bool
+// withDefaults checks l and fills in what is left out.
+func (l RelayLimits) withDefaults(cfg Config) (RelayLimits, error) {
+	for _, f := range []struct {
+		v *int
+		d int
+	}{
+		{&l.Reservations, cfg.MaxPeers}, {&l.ReservationsPerIP, cfg.PerIP},
+		{&l.Circuits, 4096}, {&l.CircuitsPerPeer, 64}, {&l.CircuitsPerIP, 1024},
+	} {
+		if *f.v == 0 {
+			*f.v = f.d
+		}
+		if *f.v < 0 {
+			return l, fmt.Errorf("%w: negative relay limit", ErrConfig)
+		}
+	}
+	const mib = 1 << 20
+	for _, f := range []struct {
+		v *int64
+		d int64
+	}{
+		{&l.Data, 16 * mib},
+		{&l.AccountBytes, 1024 * mib}, {&l.AccountRate, mib},
+		{&l.PrefixBytes, 16 * 1024 * mib}, {&l.PrefixRate, 16 * mib},
+		{&l.TotalBytes, 64 * 1024 * mib}, {&l.TotalRate, 128 * mib},
+		{&l.StrangerBytes, 512 * mib}, {&l.StrangerRate, 4 * mib},
+	} {
+		if *f.v == 0 {
+			*f.v = f.d
+		}
+		if *f.v < 0 {
+			return l, fmt.Errorf("%w: negative relay limit", ErrConfig)
+		}
+	}
+	if l.Duration == 0 {
+		l.Duration = 30 * time.Minute
+	}
+	if l.Duration < time.Second {
+		return l, fmt.Errorf("%w: circuits of %v", ErrConfig, l.Duration)
+	}
+	for _, b := range []int64{l.AccountBytes, l.PrefixBytes, l.TotalBytes, l.StrangerBytes} {
+		if b < l.Data {
+			return l, fmt.Errorf("%w: a budget of %d bytes is below one circuit's %d", ErrConfig, b, l.Data)
+		}
+	}
+	return l, nil
+}
 
-var _ relayv2.ACLFilter = acl(nil)
-
-func (f acl) AllowReserve(p peer.ID, _ multiaddr.Multiaddr) bool { return f == nil || f(p) }
-
-func (f acl) AllowConnect(src peer.ID, _ multiaddr.Multiaddr, _ peer.ID) bool {
-	return f == nil || f(src)
+// resources are what libp2p's relay holds to itself.
+func (l RelayLimits) resources() relayv2.Resources {
+	rc := relayv2.DefaultResources()
+	rc.Limit = &relayv2.RelayLimit{Duration: l.Duration, Data: l.Data}
+	rc.MaxReservations = l.Reservations
+	rc.MaxReservationsPerIP = l.ReservationsPerIP
+	rc.MaxReservationsPerASN = l.Reservations
+	rc.MaxCircuits = l.CircuitsPerPeer
+	return rc
 }

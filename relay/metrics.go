@@ -12,6 +12,15 @@ type metrics struct {
 	packetsReceived *prometheus.CounterVec // path
 	packetsDropped  *prometheus.CounterVec // reason
 	malformed       *prometheus.CounterVec // path
+	punches         *prometheus.CounterVec // outcome
+	punched         *prometheus.CounterVec // transport
+	strangers       prometheus.Counter
+	unasked         prometheus.Counter
+	circuits        prometheus.Gauge
+	reservations    prometheus.Gauge
+	circuitRequests *prometheus.CounterVec // outcome
+	relayRefused    *prometheus.CounterVec // reason
+	relayedBytes    prometheus.Counter
 }
 
 // How a packet travels.
@@ -26,6 +35,14 @@ const (
 	dropQueue       = "queue_full"  // more were sent than the peer takes
 	dropConnection  = "connection"  // it, or the packet stream on it, failed
 	dropKind        = "kind"        // received, but nobody wants that kind
+)
+
+// Outcomes of an attempt to punch a hole.
+const (
+	punchDirect     = "direct"     // there is a direct connection
+	punchFailed     = "failed"     // no dial got through
+	punchUnanswered = "unanswered" // addresses were not exchanged
+	punchRefused    = "refused"    // the peer asked too often, or too many did
 )
 
 // newMetrics registers the counters, or finds those of another host of the
@@ -55,6 +72,42 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, reason := range []string{dropUnconnected, dropQueue, dropConnection, dropKind} {
 		m.packetsDropped.WithLabelValues(reason)
 	}
+	vec := func(name, help, label string, values ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_relay_" + name, Help: help}, []string{label})
+		if reg != nil {
+			v = register(reg, v)
+		}
+		for _, x := range values {
+			v.WithLabelValues(x)
+		}
+		return v
+	}
+	one := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_relay_" + name, Help: help})
+		if reg != nil {
+			c = register(reg, c)
+		}
+		return c
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "obelisk_relay_" + name, Help: help})
+		if reg != nil {
+			g = register(reg, g)
+		}
+		return g
+	}
+	m.punches = vec("punches_total", "Attempts to make a circuit's peer a direct one, at either end, by outcome: direct, failed, unanswered or refused.",
+		"outcome", punchDirect, punchFailed, punchUnanswered, punchRefused)
+	m.punched = vec("punched_total", "Direct connections that attempts ended in, by transport: quic or tcp.", "transport", transportQUIC, transportTCP)
+	m.strangers = one("strangers_refused_total", "Connections refused because nobody expected the peer.")
+	m.unasked = one("addresses_not_dialled_total", "Addresses that a peer advertised and that were not dialled.")
+	m.circuits = gauge("circuits", "Circuits that this pillar relays now.")
+	m.reservations = gauge("reservations", "Peers that have a reservation at this pillar.")
+	m.circuitRequests = vec("circuit_requests_total", "Requests for a circuit that were not refused, by outcome.",
+		"outcome", circuitMade, circuitUnreserved, circuitFull, circuitFailed)
+	m.relayRefused = vec("refused_total", "Requests to the relay service that were refused, by reason.", "reason",
+		refuseStranger, refuseMalformed, refuseAccount, refusePrefix, refuseTotal, refuseOpen, refuseReserved)
+	m.relayedBytes = one("relayed_bytes_total", "Bytes relayed for others.")
 	return m
 }
 

@@ -36,6 +36,12 @@ func (h *Host) connected(_ network.Network, c network.Conn) {
 		h.upgradePackets(p)
 	}
 	h.table.Add(p, pathOf(c))
+	if pathOf(c) == overlay.PathDirect {
+		h.punches.arrived(p)
+	}
+	if pathOf(c) == overlay.PathRelayed || len(h.swarm.ConnsToPeer(p)) > 1 {
+		h.upgrades.look(p)
+	}
 }
 
 func (h *Host) disconnected(_ network.Network, c network.Conn) {
@@ -43,7 +49,10 @@ func (h *Host) disconnected(_ network.Network, c network.Conn) {
 	if h.table.Remove(p, pathOf(c)) {
 		h.losePackets(p)
 		h.rtts.forget(p)
-		h.slots.set(p, time.Time{})
+		h.slots.forget(p)
+	}
+	if pathOf(c) == overlay.PathRelayed || len(h.swarm.ConnsToPeer(p)) > 0 {
+		h.upgrades.look(p)
 	}
 }
 

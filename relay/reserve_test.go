@@ -26,6 +26,7 @@ func TestCircuit(t *testing.T) {
 			pillar := listening(t, relay.Config{Role: relay.RolePillar}, listen)
 			a, b := newHost(t, relay.Config{}), newHost(t, relay.Config{})
 			b.Handle(proto, echo)
+			b.Admit(a.Self(), time.Now().Add(time.Minute))
 			if err := b.Connect(within(t), pillar.Self(), pillar.Addrs()); err != nil {
 				t.Fatal(err)
 			}
@@ -73,6 +74,7 @@ func TestUpgradeIsReported(t *testing.T) {
 	pillar := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
 	a, b := newHost(t, relay.Config{}), listening(t, relay.Config{}, tcp)
 	b.Handle(proto, echo)
+	b.Admit(a.Self(), time.Now().Add(time.Minute))
 	if err := b.Connect(within(t), pillar.Self(), pillar.Addrs()); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +101,7 @@ func TestUpgradeIsReported(t *testing.T) {
 	}
 	// b dials a's direct address, as a hole punch would; a listens nowhere, so
 	// it is a that gets a second, direct connection by dialling b.
-	if err := a.Upgrade(within(t), b.Self(), b.Addrs()); err != nil {
+	if err := relay.Upgrade(within(t), a, b.Self(), b.Addrs()); err != nil {
 		t.Fatal(err)
 	}
 	if c := <-changes; c != overlay.PeerUpgraded {
@@ -118,8 +120,13 @@ func TestUpgradeIsReported(t *testing.T) {
 func TestReserveRefused(t *testing.T) {
 	friend := newHost(t, relay.Config{})
 	picky := listening(t, relay.Config{
-		Role:       relay.RolePillar,
-		AllowRelay: func(p peer.ID) bool { return p == friend.Self() },
+		Role: relay.RolePillar,
+		RelayUser: func(p peer.ID) relay.RelayUser {
+			if p == friend.Self() {
+				return relay.RelayUser{Class: relay.RelayNode}
+			}
+			return relay.RelayUser{}
+		},
 	}, tcp)
 	small := listening(t, relay.Config{Role: relay.RolePillar, PerIP: 1}, tcp)
 	home := listening(t, relay.Config{Role: relay.RolePillar, Home: true}, tcp)

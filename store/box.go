@@ -92,11 +92,10 @@ func (m *merge) run(v *view, bodies bool, fn func(r overlay.BoxEntry) bool) erro
 			return err
 		}
 		r := overlay.BoxEntry{Local: d.local}
-		form, rest, err := parsePlace(val, &r)
-		if err != nil {
-			return err
-		}
-		if bodies {
+		form, rest, ok := parsePlace(val, &r)
+		if !ok {
+			err = errNoBody
+		} else if bodies {
 			r.Raw, err = m.raw(v, d, form, rest)
 		}
 		switch {

@@ -156,7 +156,7 @@ func (p *Pebble) addRecords(b *pebble.Batch, c *overlay.Commit, next *summary, d
 		if _, gone := w.forgotten[a.ID]; gone {
 			stored = false
 		}
-		if err == nil && stored && len(a.Raw) > 0 {
+		if err == nil && stored && a.Raw != nil {
 			if _, err = known.body(day, &a.ID, &w.head); errors.Is(err, errNoBody) {
 				// Somebody removed them: it is stored as if it had never been.
 				err, stored = nil, false
@@ -169,7 +169,7 @@ func (p *Pebble) addRecords(b *pebble.Batch, c *overlay.Commit, next *summary, d
 		if err == nil && stored {
 			err = w.addDot(b, a)
 			done.Local[i] = w.head.local
-		} else if err == nil {
+		} else if err == nil && a.Raw != nil {
 			next.local++
 			err = w.file(b, a, day, next.local, received)
 			done.Local[i], done.New[i] = next.local, true

@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"fmt"
 	"time"
 
 	"github.com/obelisk-network/obelisk/overlay"
@@ -10,6 +9,11 @@ import (
 
 // Keys and values of a pillar's store, format 1. Integers are big-endian, so
 // that keys sort by them.
+//
+// Pebble checks every block that it reads from disk, so a value that is not what
+// was written comes from a hand or from broken memory. One that does not have its
+// shape counts as missing: reads pass over it, and it goes with what the scrub
+// removes, or with its day. What the bytes of records are nobody checks here.
 //
 //	'e' day4 'b' box16 local8 -> id32 created8 expires8 form1 dot24 rest
 //	                                                    a record's place in a box
@@ -153,10 +157,11 @@ func (h *head) append(b []byte) []byte {
 	return b
 }
 
-// parse reads a value, reusing the memory of h.dots.
-func (h *head) parse(v []byte) error {
+// parse reads a value, reusing the memory of h.dots. It reports false if the
+// value is damaged.
+func (h *head) parse(v []byte) bool {
 	if len(v) < headLen || len(v) != headLen+int(v[headLen-1])*dotLen {
-		return fmt.Errorf("store: damaged record entry of %d bytes", len(v))
+		return false
 	}
 	h.local = binary.BigEndian.Uint64(v)
 	h.received = binary.BigEndian.Uint64(v[8:])
@@ -169,7 +174,7 @@ func (h *head) parse(v []byte) error {
 	for v = v[headLen:]; len(v) > 0; v = v[dotLen:] {
 		h.dots = append(h.dots, parseDot(v))
 	}
-	return nil
+	return true
 }
 
 // record returns what h says of the record id, without bytes. Its dots share
@@ -190,20 +195,18 @@ func appendPlace(b []byte, a *overlay.Arrival, form byte, rest []byte) []byte {
 	return append(b, rest...)
 }
 
-// parsePlace reads a box entry; rest is the record's bytes or where they are.
-func parsePlace(v []byte, r *overlay.BoxEntry) (form byte, rest []byte, err error) {
+// parsePlace reads a box entry; rest is the record's bytes or where they are. It
+// reports false if the value is damaged.
+func parsePlace(v []byte, r *overlay.BoxEntry) (form byte, rest []byte, ok bool) {
 	if len(v) < placeLen {
-		return 0, nil, fmt.Errorf("store: damaged box entry of %d bytes", len(v))
+		return 0, nil, false
 	}
 	r.ID = overlay.RecordID(v[:32])
 	r.Created = binary.BigEndian.Uint64(v[32:])
 	r.Expires = binary.BigEndian.Uint64(v[40:])
 	r.Dot = parseDot(v[49:placeLen])
 	form, rest = v[48], v[placeLen:]
-	if form != formHere && (form != formElsewhere || len(rest) != len(overlay.BoxID{})) {
-		return 0, nil, fmt.Errorf("store: damaged box entry of form %d", form)
-	}
-	return form, rest, nil
+	return form, rest, form == formHere || form == formElsewhere && len(rest) == len(overlay.BoxID{})
 }
 
 const entryLen = 8 + 32 + 1
@@ -213,15 +216,16 @@ func appendEntry(b []byte, e *overlay.LogEntry) []byte {
 	return append(append(b, e.ID[:]...), byte(e.Why))
 }
 
-func parseEntry(v []byte) (overlay.LogEntry, error) {
+// parseEntry reads a log entry. It reports false if the value is damaged.
+func parseEntry(v []byte) (overlay.LogEntry, bool) {
 	if len(v) != entryLen {
-		return overlay.LogEntry{}, fmt.Errorf("store: damaged log entry of %d bytes", len(v))
+		return overlay.LogEntry{}, false
 	}
 	return overlay.LogEntry{
 		Expires: binary.BigEndian.Uint64(v),
 		ID:      overlay.RecordID(v[8:40]),
 		Why:     overlay.Why(v[40]),
-	}, nil
+	}, true
 }
 
 // dayInfo is what is known of one expiry day.

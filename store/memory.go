@@ -120,7 +120,10 @@ func (m *Memory) Commit(c *overlay.Commit) (overlay.Committed, error) {
 	s.repair(c, &done)
 	received := time.UnixMilli(max(c.Time.UnixMilli(), 0)).UTC()
 	for i := range c.Records {
-		done.Local[i], done.New[i] = s.add(&c.Records[i], received)
+		var again bool
+		if done.Local[i], done.New[i], again = s.add(&c.Records[i], received); again {
+			done.Again = append(done.Again, i)
+		}
 	}
 	for _, log := range c.DropLog {
 		for _, e := range s.log(log, 0) {
@@ -150,16 +153,21 @@ func (m *Memory) Commit(c *overlay.Commit) (overlay.Committed, error) {
 }
 
 // add files a record, or adds its dot if it is known.
-func (s *memoryState) add(a *overlay.Arrival, received time.Time) (local uint64, isNew bool) {
-	probe := memoryRecord{StoredRecord: overlay.StoredRecord{ID: a.ID}}
-	if known, ok := s.byID.Get(&probe); ok {
+func (s *memoryState) add(a *overlay.Arrival, received time.Time) (local uint64, isNew, again bool) {
+	known, ok := s.get(overlay.Ref{ID: a.ID})
+	if again = ok && known.Raw == nil && a.Raw != nil; again {
+		s.remove(known)
+	} else if ok {
 		if a.Dot != (overlay.Dot{}) && len(known.Dots) < overlay.MaxDots && !slices.Contains(known.Dots, a.Dot) {
 			next := *known
 			next.Dots = append(slices.Clone(known.Dots), a.Dot)
 			s.byID.ReplaceOrInsert(&next)
 			s.byDay.ReplaceOrInsert(&next)
 		}
-		return known.Local, false
+		return known.Local, false, false
+	}
+	if a.Raw == nil {
+		return 0, false, false
 	}
 	s.local++
 	r := &memoryRecord{
@@ -180,7 +188,7 @@ func (s *memoryState) add(a *overlay.Arrival, received time.Time) (local uint64,
 		s.boxes.ReplaceOrInsert(memoryPlace{box, s.local, r.day, a.ID})
 	}
 	s.bytes += uint64(len(a.Raw))
-	return s.local, true
+	return s.local, true, again
 }
 
 // log returns the entries of log from sequence from on.
@@ -211,12 +219,7 @@ func (m *Memory) Drop(before overlay.Day) error {
 		return r.day < before
 	})
 	for _, r := range old {
-		m.now.byID.Delete(r)
-		m.now.byDay.Delete(r)
-		for _, box := range r.boxes {
-			m.now.boxes.Delete(memoryPlace{box: box, local: r.Local})
-		}
-		m.now.bytes -= uint64(len(r.Raw))
+		m.now.remove(r)
 	}
 	return nil
 }
@@ -295,7 +298,7 @@ func (v *memoryView) Get(refs []overlay.Ref, fn func(i int, r overlay.StoredReco
 	}
 	for i, ref := range refs {
 		r, ok := v.s.get(ref)
-		if ok && !fn(i, r.StoredRecord) {
+		if ok && r.Raw != nil && !fn(i, r.StoredRecord) {
 			break
 		}
 	}
@@ -309,12 +312,14 @@ func (s *memoryState) get(ref overlay.Ref) (*memoryRecord, bool) {
 
 // Has implements overlay.View.
 func (v *memoryView) Has(refs []overlay.Ref) ([]bool, error) {
+	if err := v.ready(); err != nil {
+		return nil, err
+	}
 	has := make([]bool, len(refs))
-	err := v.Get(refs, func(i int, _ overlay.StoredRecord) bool {
-		has[i] = true
-		return true
-	})
-	return has, err
+	for i := range refs {
+		_, has[i] = v.s.get(refs[i])
+	}
+	return has, nil
 }
 
 // Log implements overlay.View.
@@ -351,7 +356,9 @@ func (v *memoryView) Box(box overlay.BoxID, after, to uint64, minDay overlay.Day
 		}
 		e := overlay.BoxEntry{Local: p.local, ID: p.id, Created: r.Created, Expires: r.Expires, Dot: r.first}
 		if bodies {
-			e.Raw = r.Raw
+			if e.Raw = r.Raw; e.Raw == nil {
+				return true
+			}
 		}
 		return fn(e)
 	})

@@ -2,51 +2,48 @@ package store
 
 import (
 	"bytes"
-	"slices"
 
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
-// repair does what a scrub asks for. In memory nothing gets lost, so it only
-// has something to do where somebody asks for it all the same.
+// repair does what a scrub asks for. In memory nothing gets lost by itself: it is
+// where somebody removes it by these means.
 func (s *memoryState) repair(c *overlay.Commit, done *overlay.Committed) {
-	if len(c.Forget)+len(c.Unfile)+len(c.Refile) > 0 {
+	if len(c.Forget)+len(c.Unfile) > 0 {
 		done.Forgotten = make([]bool, len(c.Forget))
 	}
 	for i, f := range c.Forget {
 		r, ok := s.get(overlay.Ref{ID: f.ID, Day: f.Day})
-		if !ok {
+		if !ok || r.Local != f.Local {
 			continue
 		}
 		done.Forgotten[i] = true
-		s.byID.Delete(r)
-		s.byDay.Delete(r)
-		for _, box := range r.boxes {
-			s.boxes.Delete(memoryPlace{box: box, local: r.Local})
-		}
-		s.bytes -= uint64(len(r.Raw))
+		s.remove(r)
 	}
 	for _, x := range c.Unfile {
-		if p, ok := s.boxes.Get(memoryPlace{box: x.Box, local: x.Local}); ok && p.day == x.Day {
-			s.boxes.Delete(p)
-		}
-	}
-	for _, a := range c.Refile {
-		r, ok := s.get(overlay.Ref{ID: a.ID, Day: overlay.DayOf(a.Expires)})
-		if !ok || len(r.boxes) == 0 {
+		p, ok := s.boxes.Get(memoryPlace{box: x.Box, local: x.Local})
+		if !ok || p.day != x.Day {
 			continue
 		}
-		next := *r
-		next.boxes = slices.Clone(r.boxes)
-		for _, box := range a.Boxes {
-			if p := (memoryPlace{box, r.Local, r.day, r.ID}); box != r.boxes[0] && !s.boxes.Has(p) {
-				s.boxes.ReplaceOrInsert(p)
-				next.boxes = append(next.boxes, box)
-			}
+		s.boxes.Delete(p)
+		if r, ok := s.get(overlay.Ref{ID: p.id}); ok && r.Local == p.local && r.boxes[0] == p.box {
+			next := *r
+			next.Raw = nil
+			s.bytes -= uint64(len(r.Raw))
+			s.byID.ReplaceOrInsert(&next)
+			s.byDay.ReplaceOrInsert(&next)
 		}
-		s.byID.ReplaceOrInsert(&next)
-		s.byDay.ReplaceOrInsert(&next)
 	}
+}
+
+// remove removes a record and its box entries.
+func (s *memoryState) remove(r *memoryRecord) {
+	s.byID.Delete(r)
+	s.byDay.Delete(r)
+	for _, box := range r.boxes {
+		s.boxes.Delete(memoryPlace{box: box, local: r.Local})
+	}
+	s.bytes -= uint64(len(r.Raw))
 }
 
 // Parts implements overlay.View.
@@ -122,12 +119,16 @@ func (p memoryParts) Bodies(day overlay.Day, after overlay.RecordID, fn func(id 
 
 // Locals implements overlay.Parts.
 func (p memoryParts) Locals(refs []overlay.Ref) ([]uint64, error) {
+	if err := p.v.ready(); err != nil {
+		return nil, err
+	}
 	locals := make([]uint64, len(refs))
-	err := p.v.Get(refs, func(i int, r overlay.StoredRecord) bool {
-		locals[i] = r.Local
-		return true
-	})
-	return locals, err
+	for i := range refs {
+		if r, ok := p.v.s.get(refs[i]); ok {
+			locals[i] = r.Local
+		}
+	}
+	return locals, nil
 }
 
 // Filed implements overlay.Parts.

@@ -118,6 +118,13 @@ func TestModel(t *testing.T) {
 			}
 			for _, n := range rapid.SliceOfN(rapid.IntRange(0, ids-1), 0, 2).Draw(t, "forget") {
 				f := overlay.Forgotten{ID: storetest.RecordID(n), Day: storetest.FirstDay + overlay.Day(n%5)}
+				if v := m.View(); rapid.IntRange(0, 3).Draw(t, "stale") > 0 {
+					locals, err := v.Parts().Locals([]overlay.Ref{{ID: f.ID, Day: f.Day}})
+					if err != nil {
+						t.Fatal(err)
+					}
+					f.Local = locals[0]
+				}
 				for i := range 4 {
 					f.Boxes = append(f.Boxes, storetest.Box(i))
 				}

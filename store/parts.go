@@ -68,10 +68,10 @@ func (p parts) skip(space []byte, n int, fn func(k []byte)) error {
 func (p parts) Heads(day overlay.Day, after overlay.RecordID, fn func(r overlay.StoredRecord) bool) error {
 	var h head
 	return p.v.scan(append(recordKey(nil, day, &after), 0), successor(append(appendDay(nil, day), kindRecord)), func(k, val []byte) (bool, error) {
-		if err := errors.Join(checkLen("record key", k, recordLen), h.parse(val)); err != nil {
+		if err := checkLen("record key", k, recordLen); err != nil {
 			return false, err
 		}
-		return fn(h.record(overlay.RecordID(k[dayLen+1:]))), nil
+		return !h.parse(val) || fn(h.record(overlay.RecordID(k[dayLen+1:]))), nil
 	})
 }
 
@@ -87,11 +87,9 @@ func (p parts) Places(day overlay.Day, after overlay.Place, fn func(p overlay.Pl
 		}
 		at := overlay.Place{Day: day, Box: overlay.BoxID(k[dayLen+1:]), Local: binary.BigEndian.Uint64(k[boxLen-8:])}
 		e := overlay.BoxEntry{Local: at.Local}
-		form, rest, err := parsePlace(val, &e)
-		if err != nil {
-			return false, err
-		}
-		if form == formHere {
+		if form, rest, ok := parsePlace(val, &e); !ok {
+			e.ID = overlay.RecordID{}
+		} else if form == formHere {
 			e.Raw = rest
 		}
 		return fn(at, e), nil

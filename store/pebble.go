@@ -43,18 +43,17 @@ func OpenPebble(cfg PebbleConfig) (*Pebble, error) {
 // load reads the summary.
 func (p *Pebble) load() error {
 	v, closer, err := p.e.db.Get(keyLocal)
-	switch {
-	case err == nil:
-		if len(v) == 8 {
-			p.last.local = binary.BigEndian.Uint64(v)
-		}
-		if err := errors.Join(checkLen("local sequence", v, 8), closer.Close()); err != nil {
-			return err
-		}
-	case !errors.Is(err, pebble.ErrNotFound):
+	known := err == nil && len(v) == 8
+	if known {
+		p.last.local = binary.BigEndian.Uint64(v)
+	}
+	if err == nil {
+		err = closer.Close()
+	}
+	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
 		return err
 	}
-	return p.count(errors.Is(err, pebble.ErrNotFound))
+	return p.count(!known)
 }
 
 // count counts the records of every day and finds the newest local sequences:
@@ -69,6 +68,7 @@ func (p *Pebble) count(places bool) error {
 		return err
 	}
 	var key []byte
+	var h head
 	for ok := it.First(); ok; ok = it.SeekGE(key) {
 		if len(it.Key()) < dayLen {
 			return errors.Join(checkLen("key", it.Key(), dayLen), it.Close())
@@ -88,11 +88,10 @@ func (p *Pebble) count(places bool) error {
 		key = append(appendDay(key[:0], d.day), kindRecord)
 		end := successor(key)
 		for ok := it.SeekGE(key); ok && string(it.Key()) < string(end); ok = it.Next() {
-			if len(it.Value()) < headLen {
-				return errors.Join(checkLen("record", it.Value(), headLen), it.Close())
+			if h.parse(it.Value()) {
+				d.count++
+				d.last = max(d.last, h.local)
 			}
-			d.count++
-			d.last = max(d.last, binary.BigEndian.Uint64(it.Value()))
 		}
 		p.last.days = append(p.last.days, d)
 		p.last.records += d.count

@@ -13,7 +13,7 @@ import (
 func (p *Pebble) repair(b *pebble.Batch, c *overlay.Commit, done *overlay.Committed) error {
 	w := &p.scratch
 	clear(w.forgotten)
-	if len(c.Forget)+len(c.Unfile)+len(c.Refile) == 0 {
+	if len(c.Forget)+len(c.Unfile) == 0 {
 		return nil
 	}
 	ep := p.e.ref()
@@ -38,11 +38,6 @@ func (p *Pebble) repair(b *pebble.Batch, c *overlay.Commit, done *overlay.Commit
 			return errors.Join(err, known.close())
 		}
 	}
-	for i := range c.Refile {
-		if err = w.refile(b, known, &c.Refile[i]); err != nil {
-			return errors.Join(err, known.close())
-		}
-	}
 	return known.close()
 }
 
@@ -54,13 +49,19 @@ func (w *committer) forget(b *pebble.Batch, known *point, f *overlay.Forgotten) 
 	if w.forgotten == nil {
 		w.forgotten = make(map[overlay.RecordID]struct{})
 	}
-	w.forgotten[f.ID] = struct{}{}
 	h := &w.head
 	key := recordKey(nil, f.Day, &f.ID)
 	stored, err := known.head(key, h)
 	if err != nil {
 		return false, err
 	}
+	if !stored {
+		h.local = 0
+	}
+	if h.local != f.Local {
+		return false, nil
+	}
+	w.forgotten[f.ID] = struct{}{}
 	if stored {
 		boxes := f.Boxes
 		if h.form == formHere {
@@ -81,33 +82,4 @@ func (w *committer) forget(b *pebble.Batch, known *point, f *overlay.Forgotten) 
 		}
 	}
 	return stored, b.Delete(bodyKey(nil, f.Day, &f.ID), nil)
-}
-
-// refile writes the box entries of a stored record that are missing. Where its
-// bytes lie is not for it to write.
-func (w *committer) refile(b *pebble.Batch, known *point, a *overlay.Arrival) error {
-	h := &w.head
-	day := overlay.DayOf(a.Expires)
-	stored, err := known.head(recordKey(nil, day, &a.ID), h)
-	if err != nil || !stored || h.form != formHere {
-		return err
-	}
-	home := h.home
-	for i := range a.Boxes {
-		box := &a.Boxes[i]
-		key := boxKey(nil, day, box, h.local)
-		if _, found, err := known.get(key); err != nil || found || *box == home {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		op := b.SetDeferred(boxLen, placeLen+len(home))
-		copy(op.Key, key)
-		appendPlace(op.Value[:0], a, formElsewhere, home[:])
-		if err := op.Finish(); err != nil {
-			return err
-		}
-	}
-	return nil
 }

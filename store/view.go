@@ -124,8 +124,8 @@ func (v *view) Log(log overlay.LogID, from uint64, fn func(seq uint64, e overlay
 		if err := checkLen("log key", k, logLen); err != nil {
 			return false, err
 		}
-		e, err := parseEntry(val)
-		return err == nil && fn(binary.BigEndian.Uint64(k[logLen-8:]), e), err
+		e, ok := parseEntry(val)
+		return !ok || fn(binary.BigEndian.Uint64(k[logLen-8:]), e), nil
 	})
 }
 
@@ -139,8 +139,11 @@ func (v *view) Records(minDay overlay.Day, fn func(day overlay.Day, r overlay.St
 	for _, d := range v.daysFrom(minDay) {
 		low := append(appendDay(nil, d.day), kindRecord)
 		err := v.scan(low, successor(low), func(k, val []byte) (bool, error) {
-			if err := errors.Join(checkLen("record key", k, recordLen), h.parse(val)); err != nil {
+			if err := checkLen("record key", k, recordLen); err != nil {
 				return false, err
+			}
+			if !h.parse(val) {
+				return true, nil
 			}
 			stopped = !fn(d.day, h.record(overlay.RecordID(k[dayLen+1:])))
 			return !stopped, nil
@@ -157,10 +160,10 @@ func (v *view) Near(day overlay.Day, prefix []byte, fn func(r overlay.StoredReco
 	var h head
 	low := append(append(appendDay(nil, day), kindRecord), prefix...)
 	return v.scan(low, successor(low), func(k, val []byte) (bool, error) {
-		if err := errors.Join(checkLen("record key", k, recordLen), h.parse(val)); err != nil {
+		if err := checkLen("record key", k, recordLen); err != nil {
 			return false, err
 		}
-		return fn(h.record(overlay.RecordID(k[dayLen+1:]))), nil
+		return !h.parse(val) || fn(h.record(overlay.RecordID(k[dayLen+1:]))), nil
 	})
 }
 
@@ -234,8 +237,7 @@ func (p *point) head(key []byte, h *head) (bool, error) {
 	if err != nil || !found {
 		return false, err
 	}
-	err = h.parse(v)
-	return err == nil, err
+	return h.parse(v), nil
 }
 
 // errNoBody: a record's head and its bytes are written and dropped together, so
@@ -266,11 +268,11 @@ func (p *point) place(day overlay.Day, box *overlay.BoxID, local uint64) ([]byte
 		return nil, errNoBody
 	}
 	var r overlay.BoxEntry
-	form, raw, err := parsePlace(v, &r)
-	if err == nil && form != formHere {
-		err = errNoBody
+	form, raw, ok := parsePlace(v, &r)
+	if !ok || form != formHere {
+		return nil, errNoBody
 	}
-	return raw, err
+	return raw, nil
 }
 
 func (p *point) close() error { return p.it.Close() }

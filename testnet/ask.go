@@ -23,7 +23,7 @@ func (p *Process) Node() (*admin.NodeClient, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a Unix socket needs none
 		return nil, err
 	}
-	p.node, err = admin.NewNodeClient(admin.Target{Addr: p.API, Token: token})
+	p.node, err = admin.NewNodeClient(admin.Target{Addr: p.API, Token: token, Dial: p.place.Dial})
 	return p.node, err
 }
 
@@ -38,7 +38,7 @@ func (p *Process) Pillar() (*admin.PillarClient, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // reads need none
 		return nil, err
 	}
-	p.pillar, err = admin.NewPillarClient(admin.Target{Addr: p.Admin, Token: token})
+	p.pillar, err = admin.NewPillarClient(admin.Target{Addr: p.Admin, Token: token, Dial: p.place.Dial})
 	return p.pillar, err
 }
 

@@ -35,6 +35,22 @@ type Options struct {
 	// Announce returns the address that a pillar, which listens on port of
 	// 127.0.0.1, announces instead: that of something in front of it. Nil: none.
 	Announce func(name string, port int) (string, error)
+	// Place returns where a process runs. Nil: all of them on 127.0.0.1.
+	Place func(role, name string) Place
+}
+
+// Place is where a process runs, if that is not a free port of 127.0.0.1.
+type Place struct {
+	// Exec is put before the command line of the binary, to run it somewhere
+	// else: in a network namespace, say. It must become the binary (exec), so
+	// that the process stays one.
+	Exec []string
+	// Listen is where it listens, as --listen takes it. Nil: on 127.0.0.1.
+	Listen []string
+	// Args are further flags of run.
+	Args []string
+	// Dial reaches its admin port or API there, if that is not a Unix socket.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // ErrInUse: the directory holds a network whose processes run.
@@ -161,6 +177,9 @@ func (n *Network) add(role, name string) (*Process, error) {
 		}
 	}
 	p := &Process{net: n, Entry: Entry{Role: role, Name: name, Data: filepath.Join(n.Dir, name)}}
+	if n.opt.Place != nil {
+		p.place = n.opt.Place(role, name)
+	}
 	n.procs = append(n.procs, p)
 	slices.SortFunc(n.procs, order)
 	if role == RolePillar && n.first == nil {
@@ -197,19 +216,43 @@ func (n *Network) StartPillar(ctx context.Context, name string) (*Process, error
 	if err != nil {
 		return nil, err
 	}
+	args := []string{"run", "--role", RolePillar, "--data", p.Data, "--admin", "127.0.0.1:0", "--log-level", n.opt.LogLevel}
+	if p.place.Listen == nil {
+		loopback, err := n.loopback(name)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, loopback...)
+	}
+	args = append(args, p.place.flags()...)
+	if n.opt.Memory != "" {
+		args = append(args, "--memory", n.opt.Memory)
+	}
+	if first := n.first; first != p {
+		file, err := n.admit(ctx, p, first, args)
+		if err != nil {
+			return nil, fmt.Errorf("admit %s: %w", name, err)
+		}
+		args = append(append(args, "--admission", file), first.told("--join")...)
+	}
+	if err := p.run(ctx, args); err != nil {
+		return nil, err
+	}
+	return p, n.save()
+}
+
+// loopback returns the flags of a pillar that listens on 127.0.0.1.
+func (n *Network) loopback(name string) ([]string, error) {
 	port, err := n.port()
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"run", "--role", RolePillar, "--data", p.Data, "--admin", "127.0.0.1:0", "--log-level", n.opt.LogLevel}
+	var args []string
 	if n.opt.Transports != "tcp" {
 		args = append(args, "--listen", fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", port))
 	}
 	if n.opt.Transports != "quic" {
 		args = append(args, "--listen", fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port))
-	}
-	if n.opt.Memory != "" {
-		args = append(args, "--memory", n.opt.Memory)
 	}
 	if n.opt.Announce != nil {
 		addr, err := n.opt.Announce(name, port)
@@ -218,17 +261,16 @@ func (n *Network) StartPillar(ctx context.Context, name string) (*Process, error
 		}
 		args = append(args, "--announce", addr)
 	}
-	if first := n.first; first != p {
-		file, err := n.admit(ctx, p, first, args)
-		if err != nil {
-			return nil, fmt.Errorf("admit %s: %w", name, err)
-		}
-		args = append(args, "--admission", file, "--join", first.Address())
+	return args, nil
+}
+
+// flags are the flags of run that a Place asks for.
+func (p Place) flags() []string {
+	var args []string
+	for _, a := range p.Listen {
+		args = append(args, "--listen", a)
 	}
-	if err := p.run(ctx, args); err != nil {
-		return nil, err
-	}
-	return p, n.save()
+	return append(args, p.Args...)
 }
 
 // admit does what an operator does to get a new pillar into a network: starts
@@ -269,8 +311,11 @@ func (n *Network) StartNode(ctx context.Context, name string, pillar *Process) (
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"run", "--role", RoleNode, "--data", p.Data, "--name", name, "--pillar", pillar.Address(),
-		"--listen", "/ip4/127.0.0.1/udp/0/quic-v1", "--log-level", n.opt.LogLevel}
+	args := append([]string{"run", "--role", RoleNode, "--data", p.Data, "--name", name, "--log-level", n.opt.LogLevel}, pillar.told("--pillar")...)
+	if p.place.Listen == nil {
+		args = append(args, "--listen", "/ip4/127.0.0.1/udp/0/quic-v1")
+	}
+	args = append(args, p.place.flags()...)
 	// The path of a Unix socket has at most 104 to 108 bytes.
 	if len(filepath.Join(p.Data, "api.sock")) > 100 {
 		args = append(args, "--api", "127.0.0.1:0")
@@ -303,6 +348,16 @@ func (p *Process) Address() string {
 		return ""
 	}
 	return p.Listen[0]
+}
+
+// told is a flag for each of the process's addresses, as a join link has all of
+// them: which of them can be reached depends on where one is.
+func (p *Process) told(flag string) []string {
+	var args []string
+	for _, addr := range p.Listen {
+		args = append(args, flag, addr)
+	}
+	return args
 }
 
 // Ports for pillars lie below those that systems hand out by themselves, so a

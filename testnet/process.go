@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ type Entry struct {
 type Process struct {
 	Entry  // written with net.mu held
 	net    *Network
+	place  Place         // set before its first start
 	args   []string      // of its last start
 	exited chan struct{} // closed when the child is gone; nil if it is no child
 	exit   error         // valid once exited is closed
@@ -63,7 +65,8 @@ func (p *Process) run(ctx context.Context, args []string) error {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(p.net.binary, args...)
+	line := append(slices.Concat(p.place.Exec, []string{p.net.binary}), args...)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+p.net.Dir)
 	detach(cmd)

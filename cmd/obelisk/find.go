@@ -35,6 +35,7 @@ func (t *target) register(cmd *cobra.Command) *cobra.Command {
 // running is a process that was found: exactly one of node and pillar is set.
 type running struct {
 	info   obelisk.RunInfo // empty if only its address is known
+	at     admin.Target
 	node   *admin.NodeClient
 	pillar *admin.PillarClient
 }
@@ -145,6 +146,7 @@ func (t *target) connect(info obelisk.RunInfo, dir string) (*running, error) {
 	if at.Token, err = t.token(roleOf(info.Role), at.Addr, dir); err != nil {
 		return nil, err
 	}
+	r.at = at
 	if info.Role == rolePillar {
 		r.pillar, err = admin.NewPillarClient(at)
 	} else {

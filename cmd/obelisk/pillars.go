@@ -35,7 +35,7 @@ func newPillars(a *app) *cobra.Command {
 					case p.Standby:
 						use = "standby"
 					}
-					w.row(p.ID.String(), orDash(p.Name), string(p.State), use, orDash(string(p.Path)), millis(p.RTTMS), strings.Join(p.Addrs, " "))
+					w.row(p.ID.String(), orDash(p.Name), stateOf(p.State, p.Home), use, orDash(string(p.Path)), millis(p.RTTMS), strings.Join(p.Addrs, " "))
 				}
 				return w.flush()
 			}
@@ -46,21 +46,29 @@ func newPillars(a *app) *cobra.Command {
 			if t.json {
 				return printJSON(a.out, list)
 			}
-			w := newTable(a.out, "PILLAR", "NAME", "STATE", "CONNECTED", "RTT", "MISSING HERE", "THERE", "LAST SEEN")
+			w := newTable(a.out, "PILLAR", "NAME", "STATE", "PATH", "RTT", "MISSING HERE", "THERE", "LAST SEEN")
 			for _, p := range list {
-				state := string(p.State)
+				state := stateOf(p.State, p.Home)
 				switch {
 				case p.Standing == overlay.StandingRevoked:
 					state += " (revoked)"
 				case p.LogsPaused:
 					state += " (logs paused: their share of the disk is used up)"
 				}
-				w.row(p.ID.String(), orDash(p.Name), state, yes(p.Connected), millis(p.RTTMS),
+				w.row(p.ID.String(), orDash(p.Name), state, orDash(string(p.Path)), millis(p.RTTMS),
 					fmt.Sprint(p.MissingHere), fmt.Sprint(p.MissingThere), whenPtr(p.LastSeen))
 			}
 			return w.flush()
 		}),
 	})
+}
+
+// stateOf is a pillar's state, and that it is behind a NAT.
+func stateOf(s overlay.PillarState, home bool) string {
+	if home {
+		return string(s) + ", home"
+	}
+	return string(s)
 }
 
 func millis(ms float64) string {

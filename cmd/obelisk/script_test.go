@@ -7,8 +7,12 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,14 +32,16 @@ func TestMain(m *testing.M) {
 // Scripts in testdata/script run the real binary. Beside testscript's own
 // commands there are
 //
-//	start NAME ARGS…     run obelisk in the background until it prints its ready
-//	                     line; its standard error goes to NAME.err
+//	start NAME ARGS…     run obelisk in the background until it prints its first
+//	                     line, to NAME.out; its standard error goes to NAME.err
 //	stop NAME            SIGTERM, and it must exit 0
 //	ended NAME           it exits 0 by itself
 //	until REGEXP ARGS…   obelisk ARGS prints something that matches, sooner or later
 //	set VAR FILE REGEXP  $VAR = the group of REGEXP in FILE (stdout: the last output)
 //	mode FILE OCTAL      FILE has that mode
 //	cert CERT KEY        PEM files of a fresh certificate for 127.0.0.1
+//	browse LINK PATH RE  a browser that opens LINK gets something like RE at PATH;
+//	                     another that opens it later is refused
 //	exit CODE ARGS…      obelisk ARGS exits with CODE; its output is checked with
 //	                     stdout and stderr as after exec
 func TestScripts(t *testing.T) {
@@ -52,6 +58,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start": start, "stop": stop, "ended": ended, "until": until, "set": set, "mode": mode, "cert": cert, "exit": exit,
+			"browse": browser,
 		},
 	})
 }
@@ -109,7 +116,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	for {
 		b, err := os.ReadFile(out.Name())
 		ts.Check(err)
-		if strings.HasSuffix(string(b), "\n") && strings.HasPrefix(string(b), "ready ") {
+		if strings.HasSuffix(string(b), "\n") {
 			return
 		}
 		select {
@@ -132,6 +139,36 @@ func stop(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(p.cmd.Process.Signal(syscall.SIGTERM))
 	p.await(ts, args[0])
+}
+
+func browser(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: browse link path regexp")
+	}
+	jar, err := cookiejar.New(nil)
+	ts.Check(err)
+	tr := &http.Transport{DisableKeepAlives: true}
+	client := &http.Client{Jar: jar, Transport: tr, Timeout: 20 * time.Second}
+	get := func(c *http.Client, link string) (int, string) {
+		resp, err := c.Get(link)
+		ts.Check(err)
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		ts.Check(err)
+		return resp.StatusCode, string(b)
+	}
+	link, err := url.Parse(strings.TrimSpace(args[0]))
+	ts.Check(err)
+	if status, body := get(client, link.String()); status != http.StatusOK {
+		ts.Fatalf("%s: status %d: %s", link, status, body)
+	}
+	page := url.URL{Scheme: link.Scheme, Host: link.Host, Path: args[1]}
+	if status, body := get(client, page.String()); status != http.StatusOK || !regexp.MustCompile(args[2]).MatchString(body) {
+		ts.Fatalf("%s: status %d: %s", &page, status, body)
+	}
+	if status, body := get(&http.Client{Transport: tr, Timeout: 20 * time.Second}, link.String()); status != http.StatusForbidden {
+		ts.Fatalf("the link a second time: status %d: %s", status, body)
+	}
 }
 
 func ended(ts *testscript.TestScript, neg bool, args []string) {

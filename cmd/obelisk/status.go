@@ -59,6 +59,14 @@ func (a *app) printNodeStatus(s *obelisk.NodeStatus) error {
 	return w.flush()
 }
 
+func joinIDs(ids []obelisk.PillarID) string {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	return strings.Join(texts, " ")
+}
+
 func (a *app) printPillarStatus(s *obelisk.PillarStatus) error {
 	w := newTable(a.out)
 	w.pair("pillar", s.ID)
@@ -66,6 +74,13 @@ func (a *app) printPillarStatus(s *obelisk.PillarStatus) error {
 	w.pair("version", s.Version)
 	w.pair("up", time.Duration(s.UptimeS)*time.Second)
 	w.pair("listens", strings.Join(s.Listen, " "))
+	if s.Home {
+		relays := "nothing: no public pillar holds a place for it yet"
+		if len(s.Relays) > 0 {
+			relays = joinIDs(s.Relays)
+		}
+		w.pair("reached through", relays)
+	}
 	w.pair("records", fmt.Sprintf("%d in %d mailboxes, %d bytes", s.Records, s.Mailboxes, s.StoreBytes))
 	w.pair("log", fmt.Sprintf("%s at %d", orDash(s.Log.ID), s.Log.Seq))
 	w.pair("nodes", s.NodesConnected)

@@ -13,7 +13,7 @@ import (
 )
 
 func newSync(a *app) *cobra.Command {
-	return group("sync", "Show how the running pillar replicates", newSyncStatus(a))
+	return group("sync", "Show how pillars replicate, what differs, and mend it", newSyncStatus(a), newSyncDiff(a), newSyncRepair(a))
 }
 
 func newSyncStatus(a *app) *cobra.Command {

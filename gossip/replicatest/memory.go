@@ -189,6 +189,9 @@ func (m *Memory) Apply(ctx context.Context, run overlay.LogRun) (overlay.LogStat
 		defer m.mu.Unlock()
 		return overlay.LogState{}, err
 	}
+	for _, n := range run.Notes {
+		m.notes[n.Key] = slices.Clone(n.Data)
+	}
 	if len(l.parts) > 1 || l.state.Seq > 0 {
 		m.logs[run.State.Log] = l
 	}
@@ -351,6 +354,67 @@ func (m *Memory) Near(day overlay.Day, prefix []byte, fn func(r overlay.StoredRe
 		}
 	}
 	return nil
+}
+
+// Trace implements gossip.Records.
+func (m *Memory) Trace(sought []overlay.Sought) ([]overlay.Trace, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := uint64(m.Now().UnixMilli())
+	traces := make([]overlay.Trace, len(sought))
+	for i, s := range sought {
+		t := &traces[i]
+		t.Pillar, t.Answered = m.Key.ID(), true
+		rec := m.records[s.ID]
+		switch {
+		case rec != nil && rec.Expires > now:
+			*t = overlay.Trace{Pillar: t.Pillar, Answered: true, Has: true, Kind: rec.Kind, Created: rec.Created, Expires: rec.Expires,
+				Size: uint64(len(rec.Raw)), Received: m.received(rec), Via: overlay.ViaFollow, Dots: m.dots(s.ID)}
+		case rec != nil || s.Expires != 0 && s.Expires <= now:
+			t.Why = overlay.AbsentExpired
+		default:
+			t.Why = m.lacking(s)
+		}
+	}
+	return traces, nil
+}
+
+// dots finds the places of a record. m.mu is held.
+func (m *Memory) dots(id overlay.RecordID) (dots []overlay.Dot) {
+	for log, l := range m.logs {
+		for _, part := range l.parts {
+			for _, x := range part.places {
+				if x.entry.ID == id && x.entry.Why != overlay.WhyGone {
+					dots = append(dots, overlay.Dot{Log: log, Seq: x.end})
+				}
+			}
+		}
+	}
+	return dots
+}
+
+// lacking says what is at the place of a record that is not held. m.mu is held.
+func (m *Memory) lacking(s overlay.Sought) overlay.Absence {
+	l := m.logs[s.Dot.Log]
+	if l == nil {
+		return overlay.AbsentNever
+	}
+	for i := range l.parts {
+		p := &l.parts[i]
+		if s.Dot.Seq <= p.after.Seq || s.Dot.Seq > p.end().Seq {
+			continue
+		}
+		switch x := p.places[p.find(s.Dot.Seq)].entry; {
+		case x.Why == overlay.WhyVoid:
+			return overlay.AbsentVoid
+		case x.Why == overlay.WhyGone || x.Why == overlay.WhyExpired:
+			return overlay.AbsentExpired
+		case x.ID != s.ID:
+			return overlay.AbsentNever
+		}
+		return overlay.AbsentDeleted
+	}
+	return overlay.AbsentComing
 }
 
 // Acked implements gossip.Replica.

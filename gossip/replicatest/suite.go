@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T, mesh overlay.Mesh) Subject) {
 		{"drop the own log", testDropOwn},
 		{"take", testTake},
 		{"near", testNear},
+		{"trace", testTrace},
 		{"void entries", testVoid},
 		{"bodiless entries", testBodiless},
 		{"submit", testSubmit},

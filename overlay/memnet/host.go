@@ -14,7 +14,8 @@ import (
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
-// Host implements overlay.Links, overlay.Packets and overlay.Peers.
+// Host implements overlay.Links, overlay.Packets, overlay.Peers and
+// overlay.Traversal.
 type Host struct {
 	net   *Network
 	id    peer.ID
@@ -28,7 +29,13 @@ type Host struct {
 	handlers  map[overlay.Protocol]func(overlay.Stream)
 	receivers map[overlay.PacketKind]func(peer.ID, []byte)
 	known     map[peer.ID][]multiaddr.Multiaddr
-	conns     map[peer.ID]*conn
+	conns     map[peer.ID]*conn // direct ones
+	circuits  map[peer.ID]*conn // beside conns, or alone
+	guarded   bool
+	full      bool
+	admitted  map[peer.ID]time.Time
+	vicinity  overlay.Vicinity
+	nearTried map[peer.ID]time.Time
 
 	packets chan packet
 	work    sync.WaitGroup // handlers and the packet goroutine; added to under net.mu while open
@@ -44,9 +51,10 @@ type packet struct {
 }
 
 var (
-	_ overlay.Links   = (*Host)(nil)
-	_ overlay.Packets = (*Host)(nil)
-	_ overlay.Peers   = (*Host)(nil)
+	_ overlay.Links     = (*Host)(nil)
+	_ overlay.Packets   = (*Host)(nil)
+	_ overlay.Peers     = (*Host)(nil)
+	_ overlay.Traversal = (*Host)(nil)
 )
 
 // Self implements overlay.Peers.
@@ -90,7 +98,7 @@ func (h *Host) Connect(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 		}
 	}
 	h.net.mu.Lock()
-	if h.conns[p] != nil {
+	if h.bestLocked(p) != nil {
 		h.net.mu.Unlock()
 		return nil
 	}
@@ -146,22 +154,44 @@ func (h *Host) dial(ctx context.Context, p peer.ID, a multiaddr.Multiaddr) error
 		return fmt.Errorf("%s: %w: timeout", a, overlay.ErrUnreachable)
 	case target.id != p:
 		return fmt.Errorf("%s: %w: %s", a, overlay.ErrWrongPeer, target.id)
+	case target.guarded && !target.welcomesLocked(h.id):
+		return fmt.Errorf("%s: %w: connection reset", a, overlay.ErrUnreachable)
 	}
-	c := &conn{
-		net: h.net, a: h, b: target,
-		opened:  time.Now(),
-		done:    make(chan struct{}),
-		streams: make(map[*stream]struct{}),
-	}
-	h.net.conns[pairOf(h.id, p)] = c
-	h.conns[p], target.conns[h.id] = c, c
+	h.joinLocked(target, nil)
 	h.known[p] = []multiaddr.Multiaddr{a}
 	if h.addr != nil {
 		target.known[h.id] = []multiaddr.Multiaddr{h.addr}
 	}
-	h.table.Add(p, overlay.PathDirect)
-	target.table.Add(h.id, overlay.PathDirect)
 	return nil
+}
+
+// joinLocked connects h and target, through via if that is not nil. net.mu is
+// held, and there is no such connection.
+func (h *Host) joinLocked(target, via *Host) *conn {
+	c := &conn{
+		net: h.net, a: h, b: target, via: via,
+		opened:  time.Now(),
+		done:    make(chan struct{}),
+		streams: make(map[*stream]struct{}),
+		riders:  make(map[*conn]struct{}),
+	}
+	if via == nil {
+		h.net.conns[pairOf(h.id, target.id)] = c
+		h.conns[target.id], target.conns[h.id] = c, c
+	} else {
+		h.circuits[target.id], target.circuits[h.id] = c, c
+	}
+	h.table.Add(target.id, c.path())
+	target.table.Add(h.id, c.path())
+	return c
+}
+
+// bestLocked is the connection with p that new streams use; nil: none.
+func (h *Host) bestLocked(p peer.ID) *conn {
+	if c := h.conns[p]; c != nil {
+		return c
+	}
+	return h.circuits[p]
 }
 
 func (h *Host) targetLocked(a multiaddr.Multiaddr) (target *Host, cut bool) {
@@ -191,7 +221,7 @@ func (h *Host) pause(ctx context.Context, d time.Duration) error {
 // Open implements overlay.Links.
 func (h *Host) Open(ctx context.Context, p peer.ID, proto overlay.Protocol) (overlay.Stream, error) {
 	h.net.mu.Lock()
-	c := h.conns[p]
+	c := h.bestLocked(p)
 	h.net.mu.Unlock()
 	if c == nil {
 		if err := h.Connect(ctx, p, nil); err != nil {
@@ -200,7 +230,7 @@ func (h *Host) Open(ctx context.Context, p peer.ID, proto overlay.Protocol) (ove
 	}
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	if c = h.conns[p]; c == nil || h.closed {
+	if c = h.bestLocked(p); c == nil || h.closed {
 		return nil, fmt.Errorf("open %s to %s: %w", proto, p, overlay.ErrUnreachable)
 	}
 	target := c.other(h)
@@ -208,7 +238,7 @@ func (h *Host) Open(ctx context.Context, p peer.ID, proto overlay.Protocol) (ove
 	if fn == nil {
 		return nil, fmt.Errorf("open %s to %s: %w", proto, p, overlay.ErrProtocol)
 	}
-	ours, theirs := newStreamPair(c, h, target, DefaultBuffer, h.net.latency)
+	ours, theirs := newStreamPair(c, h, target, DefaultBuffer, c.latency())
 	if !c.add(ours) {
 		return nil, fmt.Errorf("open %s to %s: %w", proto, p, overlay.ErrUnreachable)
 	}
@@ -220,8 +250,8 @@ func (h *Host) Open(ctx context.Context, p peer.ID, proto overlay.Protocol) (ove
 // serve calls fn when the stream's opening has travelled to h.
 func (h *Host) serve(c *conn, s *stream, fn func(overlay.Stream)) {
 	defer h.work.Done()
-	if h.net.latency > 0 {
-		t := time.NewTimer(h.net.latency)
+	if d := c.latency(); d > 0 {
+		t := time.NewTimer(d)
 		defer t.Stop()
 		select {
 		case <-t.C:
@@ -248,7 +278,7 @@ func (h *Host) Handle(proto overlay.Protocol, fn func(overlay.Stream)) {
 func (h *Host) Close(p peer.ID) error {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	if c := h.conns[p]; c != nil {
+	for c := h.bestLocked(p); c != nil; c = h.bestLocked(p) {
 		c.dropLocked()
 	}
 	return nil
@@ -273,8 +303,10 @@ func (h *Host) Kill() {
 	}
 	h.closed = true
 	close(h.done)
-	for _, c := range h.conns {
-		c.dropLocked()
+	for _, all := range []map[peer.ID]*conn{h.conns, h.circuits} {
+		for _, c := range all {
+			c.dropLocked()
+		}
 	}
 	delete(h.net.hosts, h.id)
 	if h.addr != nil {
@@ -290,7 +322,7 @@ func (h *Host) Send(p peer.ID, kind overlay.PacketKind, payload []byte) error {
 	n := h.net
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c := h.conns[p]
+	c := h.bestLocked(p)
 	if c == nil {
 		return nil
 	}
@@ -298,7 +330,7 @@ func (h *Host) Send(p peer.ID, kind overlay.PacketKind, payload []byte) error {
 		return nil
 	}
 	pk := packet{from: h.id, kind: kind, conn: c, payload: append([]byte(nil), payload...)}
-	if delay := n.latency; delay > 0 || n.jitter > 0 {
+	if delay := c.latency(); delay > 0 || n.jitter > 0 {
 		if n.jitter > 0 {
 			delay += time.Duration(n.rng.Int64N(int64(n.jitter)))
 		}
@@ -358,7 +390,7 @@ func (h *Host) Receive(kind overlay.PacketKind, fn func(from peer.ID, payload []
 func (h *Host) Info(p peer.ID) (overlay.PeerInfo, bool) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	c := h.conns[p]
+	c := h.bestLocked(p)
 	if c == nil {
 		return overlay.PeerInfo{}, false
 	}
@@ -368,9 +400,9 @@ func (h *Host) Info(p peer.ID) (overlay.PeerInfo, bool) {
 func (h *Host) infoLocked(p peer.ID, c *conn) overlay.PeerInfo {
 	return overlay.PeerInfo{
 		Peer:   p,
-		Path:   overlay.PathDirect,
-		Remote: c.other(h).dialled(),
-		RTT:    2 * h.net.latency,
+		Path:   c.path(),
+		Remote: c.remote(h),
+		RTT:    2 * c.latency(),
 		Since:  c.opened,
 	}
 }
@@ -382,6 +414,11 @@ func (h *Host) Connected() []overlay.PeerInfo {
 	out := make([]overlay.PeerInfo, 0, len(h.conns))
 	for p, c := range h.conns {
 		out = append(out, h.infoLocked(p, c))
+	}
+	for p, c := range h.circuits {
+		if h.conns[p] == nil {
+			out = append(out, h.infoLocked(p, c))
+		}
 	}
 	return out
 }

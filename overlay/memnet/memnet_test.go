@@ -54,6 +54,29 @@ func TestContractInBubble(t *testing.T) {
 	}
 }
 
+func traversalRig(opts ...memnet.Option) linktest.TraversalRig {
+	n := memnet.New(opts...)
+	return linktest.TraversalRig{
+		Pillar: func(t *testing.T) linktest.Host { return n.Host(newID(t), "") },
+		Node: func(t *testing.T) linktest.Traverser {
+			h := n.Host(newID(t), "-")
+			h.Guard()
+			return h
+		},
+		// Whoever is connected with a pillar can be reached through it.
+		Reserve: func(*testing.T, linktest.Traverser, linktest.Host) {},
+	}
+}
+
+func TestTraversalInBubble(t *testing.T) {
+	for _, c := range linktest.TraversalCases() {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { c.Test(t, traversalRig(memnet.WithLatency(15*time.Millisecond))) })
+		})
+	}
+}
+
 const proto = overlay.Protocol("/memnet/1")
 
 func echo(s overlay.Stream) {

@@ -1,6 +1,6 @@
 // Package memnet is a network in memory: hosts that implement overlay.Links,
-// overlay.Packets and overlay.Peers like relay.Host does, without sockets. It
-// is for tests. Everything that waits is a channel, a condition or a timer, so
+// overlay.Packets, overlay.Peers and overlay.Traversal like relay.Host does,
+// without sockets. It is for tests. Everything that waits is a channel, a condition or a timer, so
 // it works inside a testing/synctest bubble, in virtual time; Network and
 // hosts must be made inside the bubble then.
 //
@@ -11,7 +11,9 @@
 //	…
 //	n.Cut(a.Self(), b.Self())
 //
-// It does not imitate NATs, relays or bandwidth.
+// Of NATs it imitates what Traversal shows of them: that a circuit through a
+// third host comes first and a direct connection some time later, or never. It
+// does not imitate bandwidth.
 package memnet
 
 import (
@@ -40,14 +42,16 @@ type Network struct {
 	loss        float64
 	jitter      time.Duration
 	dialTimeout time.Duration
+	punchAfter  time.Duration
 
 	mu    sync.Mutex
-	rng   *rand.Rand        // guarded by mu
-	hosts map[peer.ID]*Host // guarded by mu; open hosts only
-	addrs map[string]*Host  // guarded by mu; by the address's bytes
-	cuts  map[pair]struct{} // guarded by mu
-	conns map[pair]*conn    // guarded by mu; open ones
-	next  uint32            // guarded by mu; the next address given out
+	rng   *rand.Rand             // guarded by mu
+	hosts map[peer.ID]*Host      // guarded by mu; open hosts only
+	addrs map[string]*Host       // guarded by mu; by the address's bytes
+	cuts  map[pair]struct{}      // guarded by mu
+	conns map[pair]*conn         // guarded by mu; open direct ones
+	punch map[pair]time.Duration // guarded by mu; see SetPunch
+	next  uint32                 // guarded by mu; the next address given out
 }
 
 // pair is two peers, the smaller ID first.
@@ -84,11 +88,13 @@ func WithDialTimeout(d time.Duration) Option { return func(n *Network) { n.dialT
 // New returns a network without hosts.
 func New(opts ...Option) *Network {
 	n := &Network{
-		rng:   rand.New(rand.NewPCG(1, 1)),
-		hosts: make(map[peer.ID]*Host),
-		addrs: make(map[string]*Host),
-		cuts:  make(map[pair]struct{}),
-		conns: make(map[pair]*conn),
+		rng:        rand.New(rand.NewPCG(1, 1)),
+		hosts:      make(map[peer.ID]*Host),
+		addrs:      make(map[string]*Host),
+		cuts:       make(map[pair]struct{}),
+		conns:      make(map[pair]*conn),
+		punch:      make(map[pair]time.Duration),
+		punchAfter: DefaultPunch,
 	}
 	for _, o := range opts {
 		o(n)
@@ -117,6 +123,9 @@ func (n *Network) Host(id peer.ID, addr string) *Host {
 		handlers:  make(map[overlay.Protocol]func(overlay.Stream)),
 		known:     make(map[peer.ID][]multiaddr.Multiaddr),
 		conns:     make(map[peer.ID]*conn),
+		circuits:  make(map[peer.ID]*conn),
+		admitted:  make(map[peer.ID]time.Time),
+		nearTried: make(map[peer.ID]time.Time),
 		done:      make(chan struct{}),
 		packets:   make(chan packet, packetQueue),
 		receivers: make(map[overlay.PacketKind]func(peer.ID, []byte)),
@@ -136,8 +145,8 @@ func (n *Network) Host(id peer.ID, addr string) *Host {
 	return h
 }
 
-// Cut drops the connections between a and b and lets none be made, nor packets
-// pass, until Heal.
+// Cut drops the direct connection between a and b and lets none be made, until
+// Heal. Circuits that run over it go with it; one through a third host stays.
 func (n *Network) Cut(a, b peer.ID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -182,6 +191,11 @@ type conn struct {
 	a, b   *Host // a dialled
 	opened time.Time
 	done   chan struct{} // closed when the connection is gone
+	via    *Host         // of a circuit: the host in the middle; nil: direct
+
+	// Guarded by net.mu:
+	riders map[*conn]struct{} // circuits that run over it
+	timers []*time.Timer      // of a circuit: its upgrade, its end
 
 	mu      sync.Mutex
 	closed  bool                 // guarded by mu
@@ -203,11 +217,25 @@ func (c *conn) dropLocked() {
 	for s := range streams {
 		s.reset(errReset)
 	}
-	delete(c.net.conns, pairOf(c.a.id, c.b.id))
+	for rider := range c.riders {
+		rider.dropLocked()
+	}
+	for _, t := range c.timers {
+		t.Stop()
+	}
+	if c.via == nil {
+		delete(c.net.conns, pairOf(c.a.id, c.b.id))
+	} else {
+		c.leaveLegsLocked()
+	}
 	for _, h := range []*Host{c.a, c.b} {
 		p := c.other(h).id
-		delete(h.conns, p)
-		h.table.Remove(p, overlay.PathDirect)
+		if c.via == nil {
+			delete(h.conns, p)
+		} else {
+			delete(h.circuits, p)
+		}
+		h.table.Remove(p, c.path())
 	}
 }
 

@@ -20,8 +20,8 @@ type stream struct {
 
 func newStreamPair(c *conn, opener, accepter *Host, limit int, delay time.Duration) (*stream, *stream) {
 	ab, ba := newPipe(limit, delay), newPipe(limit, delay)
-	a := &stream{in: ba, out: ab, peer: accepter.id, remote: accepter.dialled(), conn: c}
-	b := &stream{in: ab, out: ba, peer: opener.id, remote: opener.dialled(), conn: c}
+	a := &stream{in: ba, out: ab, peer: accepter.id, remote: c.remote(opener), conn: c}
+	b := &stream{in: ab, out: ba, peer: opener.id, remote: c.remote(accepter), conn: c}
 	a.other, b.other = b, a
 	return a, b
 }

@@ -73,13 +73,15 @@ func testForget(t *testing.T, s overlay.Store) {
 	old := s.View()
 	defer old.Close()
 	of := func(n int, boxes ...overlay.BoxID) overlay.Forgotten {
-		return overlay.Forgotten{ID: as[n].ID, Day: overlay.DayOf(as[n].Expires), Boxes: boxes}
+		return overlay.Forgotten{ID: as[n].ID, Day: overlay.DayOf(as[n].Expires), Local: uint64(n + 1), Boxes: boxes}
 	}
-	wrong := of(3)
+	wrong, older, rest := of(3), of(3), of(3)
 	wrong.Day--
+	older.Local--
+	rest.Local = 0 // what is left of one, and this one is whole
 	none := overlay.Forgotten{ID: RecordID(77), Day: FirstDay}
-	done := commit(t, s, &overlay.Commit{Forget: []overlay.Forgotten{of(0), of(1, Box(1), Box(2)), of(2), wrong, none}})
-	equal(t, "forgotten", done.Forgotten, []bool{true, true, true, false, false})
+	done := commit(t, s, &overlay.Commit{Forget: []overlay.Forgotten{of(0), of(1, Box(1), Box(2)), of(2), wrong, older, rest, none}})
+	equal(t, "forgotten", done.Forgotten, []bool{true, true, true, false, false, false, false})
 	equal(t, "records", s.Stats().Records, uint64(1))
 	view(t, s, func(v overlay.View) {
 		equal(t, "left", len(get(t, v, overlay.Ref{ID: as[0].ID}, overlay.Ref{ID: as[1].ID}, overlay.Ref{ID: as[2].ID}, overlay.Ref{ID: as[3].ID})), 1)
@@ -99,33 +101,61 @@ func testForget(t *testing.T, s overlay.Store) {
 	})
 }
 
-func testRefile(t *testing.T, s overlay.Store) {
-	a, b := Arrival(0, 0, 10, Box(1)), Arrival(1, 0, 20)
+// testUnfile: with the box entry that has them go a record's bytes. What is
+// stored again is whole, and new.
+func testUnfile(t *testing.T, s overlay.Store) {
+	a, b := Arrival(0, 0, 10, Box(1), Box(2)), Arrival(1, 0, 20, Box(1), Box(3))
 	add(t, s, a, b)
-	more := a
-	more.Boxes, more.Raw = []overlay.BoxID{Box(1), Box(2), Box(3)}, nil
-	other := b
-	other.Boxes = []overlay.BoxID{Box(1)}
-	unknown := Arrival(7, 0, 10, Box(1))
-	commit(t, s, &overlay.Commit{Refile: []overlay.Arrival{more, other, unknown}})
-	commit(t, s, &overlay.Commit{Refile: []overlay.Arrival{more}})
-	view(t, s, func(v overlay.View) {
-		for i := 1; i <= 3; i++ {
-			es := box(t, v, Box(i), 0, math.MaxUint64, 0, true)
-			equal(t, "filed", locals(es), []uint64{1})
-			equal(t, "bytes", es[0].Raw, a.Raw)
-			equal(t, "dot", es[0].Dot, a.Dot)
-		}
-	})
 	day := overlay.DayOf(a.Expires)
-	commit(t, s, &overlay.Commit{Unfile: []overlay.Place{{Day: day, Box: Box(2), Local: 1}, {Day: day, Box: Box(3), Local: 9}, {Day: day + 1, Box: Box(3), Local: 1}}})
+	ref := overlay.Ref{ID: a.ID, Day: day}
+	commit(t, s, &overlay.Commit{Unfile: []overlay.Place{
+		{Day: day, Box: Box(1), Local: 1}, {Day: day, Box: Box(3), Local: 2}, {Day: day, Box: Box(3), Local: 9}, {Day: day + 1, Box: Box(1), Local: 2}}})
 	view(t, s, func(v overlay.View) {
-		equal(t, "unfiled", len(box(t, v, Box(2), 0, math.MaxUint64, 0, false)), 0)
-		equal(t, "others", len(box(t, v, Box(3), 0, math.MaxUint64, 0, false)), 1)
-		filed, err := v.Parts().Filed([]overlay.Place{{Day: day, Box: Box(1), Local: 1}, {Day: day, Box: Box(2), Local: 1}, {Day: day, Box: Box(3), Local: 1}, {Day: day + 1, Box: Box(3), Local: 1}})
+		equal(t, "box 1", locals(box(t, v, Box(1), 0, math.MaxUint64, 0, true)), []uint64{2})
+		equal(t, "box 2, with bytes", len(box(t, v, Box(2), 0, math.MaxUint64, 0, true)), 0)
+		equal(t, "box 2", len(box(t, v, Box(2), 0, math.MaxUint64, 0, false)), 1)
+		equal(t, "box 3", len(box(t, v, Box(3), 0, math.MaxUint64, 0, false)), 0)
+		filed, err := v.Parts().Filed([]overlay.Place{{Day: day, Box: Box(1), Local: 1}, {Day: day, Box: Box(1), Local: 2}, {Day: day, Box: Box(3), Local: 2}, {Day: day + 1, Box: Box(2), Local: 1}})
 		ok(t, err)
-		equal(t, "filed", filed, []bool{true, false, true, false})
+		equal(t, "filed", filed, []bool{false, true, false, false})
+		has, err := v.Has([]overlay.Ref{ref})
+		ok(t, err)
+		equal(t, "counted", has, []bool{true})
+		equal(t, "with bytes", len(get(t, v, ref)), 0)
 	})
+	dot := a
+	dot.Raw, dot.Boxes, dot.Dot = nil, nil, overlay.Dot{Log: Log(9), Seq: 1}
+	unknown := dot
+	unknown.ID = RecordID(77)
+	done := commit(t, s, &overlay.Commit{Records: []overlay.Arrival{dot, unknown}})
+	equal(t, "a dot makes nothing new", done.New, []bool{false, false})
+	done = commit(t, s, &overlay.Commit{Records: []overlay.Arrival{a, b}})
+	equal(t, "new", done.New, []bool{true, false})
+	equal(t, "again", done.Again, []int{0})
+	equal(t, "local", done.Local, []uint64{3, 2})
+	equal(t, "records", s.Stats().Records, uint64(2))
+	view(t, s, func(v overlay.View) {
+		equal(t, "bytes", get(t, v, ref)[0].Raw, a.Raw)
+		equal(t, "box 1", locals(box(t, v, Box(1), 0, math.MaxUint64, 0, true)), []uint64{2, 3})
+		es := box(t, v, Box(2), 0, math.MaxUint64, 0, true)
+		equal(t, "box 2", es[len(es)-1].Local, uint64(3))
+	})
+	// Filed anew, in one commit: at a new place in every box.
+	done = commit(t, s, &overlay.Commit{
+		Forget:  []overlay.Forgotten{{ID: b.ID, Day: day, Local: 2, Boxes: b.Boxes}},
+		Records: []overlay.Arrival{b}})
+	equal(t, "filed anew", done.Local, []uint64{4})
+	view(t, s, func(v overlay.View) {
+		equal(t, "box 1", locals(box(t, v, Box(1), 0, math.MaxUint64, 0, true)), []uint64{3, 4})
+		equal(t, "box 3", locals(box(t, v, Box(3), 0, math.MaxUint64, 0, true)), []uint64{4})
+	})
+	// Nor does a dot of what is forgotten with it leave anything behind.
+	dot.ID, dot.Expires = b.ID, b.Expires
+	done = commit(t, s, &overlay.Commit{
+		Forget:  []overlay.Forgotten{{ID: b.ID, Day: day, Local: 4, Boxes: b.Boxes}},
+		Records: []overlay.Arrival{dot}})
+	equal(t, "a dot of what is forgotten", done.New, []bool{false})
+	equal(t, "records", s.Stats().Records, uint64(1))
 }
 
 func testParts(t *testing.T, s overlay.Store) {

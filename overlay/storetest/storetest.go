@@ -45,7 +45,7 @@ func Store(t *testing.T, open func(t *testing.T) overlay.Store) {
 		{"near", testNear},
 		{"cut logs", testCutLog},
 		{"forget", testForget},
-		{"refile", testRefile},
+		{"unfile", testUnfile},
 		{"parts", testParts},
 		{"snapshots", testSnapshots},
 		{"big commits", testBigCommits},

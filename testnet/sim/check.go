@@ -75,7 +75,7 @@ func (w *world) apart() string {
 		}
 	}
 	for _, m := range w.ledger.all() {
-		if !m.expires.After(now) || !first[m.id] || w.unfiled {
+		if !m.expires.After(now) || !first[m.id] {
 			continue
 		}
 		for _, d := range m.to {

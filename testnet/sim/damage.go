@@ -41,7 +41,7 @@ func (d *disk) spoil(what damage, rng *rand.Rand) error {
 		for _, day := range days {
 			err := parts.Heads(day, overlay.RecordID{}, func(r overlay.StoredRecord) bool {
 				if some() {
-					commit.Forget = append(commit.Forget, overlay.Forgotten{ID: r.ID, Day: day})
+					commit.Forget = append(commit.Forget, overlay.Forgotten{ID: r.ID, Day: day, Local: r.Local})
 				}
 				return true
 			})

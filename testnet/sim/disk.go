@@ -73,15 +73,32 @@ const (
 )
 
 // mount is a disk as one process sees it: an overlay.Store whose commits take
-// time, until the power is cut. From then on nothing reaches the disk.
+// time, until the power is cut. From then on nothing reaches the disk. Looking
+// through it takes time as well: what is missing is not found at once.
 type mount struct {
 	*store.Memory
 	fsync time.Duration
+	scrub time.Duration
 	cut   func() // the process is gone; called once, before a commit returns
 
 	mu   sync.Mutex
 	off  bool       // guarded by mu
 	next crashPoint // guarded by mu
+}
+
+// View implements overlay.Store.
+func (m *mount) View() overlay.View { return slowView{m.Memory.View(), m.scrub} }
+
+// slowView is a view that a scrub takes its time with.
+type slowView struct {
+	overlay.View
+	scrub time.Duration
+}
+
+// Parts implements overlay.View.
+func (v slowView) Parts() overlay.Parts {
+	time.Sleep(v.scrub)
+	return v.View.Parts()
 }
 
 // Commit implements overlay.Store.

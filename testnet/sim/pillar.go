@@ -76,7 +76,7 @@ func (p *pillar) at(addr string) overlay.PillarAddr {
 func (p *pillar) start() error {
 	w := p.w
 	proc := &process{host: w.net.Host(p.id(), p.addr), met: prometheus.NewRegistry(), died: make(chan struct{})}
-	proc.mount = &mount{Memory: p.disk.content, fsync: w.plan.fsync, cut: func() {
+	proc.mount = &mount{Memory: p.disk.content, fsync: w.plan.fsync, scrub: w.plan.scrub, cut: func() {
 		proc.host.Kill()
 		close(proc.died)
 	}}

@@ -18,6 +18,7 @@ type plan struct {
 	loss     float64 // of packets
 	jitter   time.Duration
 	fsync    time.Duration
+	scrub    time.Duration // what a step of a scrub takes
 	nodes    bool          // two real nodes write to each other
 	quiet    bool          // nothing goes wrong
 	late     int           // this pillar joins in the middle; 0: none does
@@ -45,6 +46,7 @@ func newPlan(seed uint64) *plan {
 		latency:  time.Duration(1+rng.IntN(40)) * time.Millisecond,
 		jitter:   time.Duration(1+rng.IntN(30)) * time.Millisecond,
 		fsync:    time.Duration(rng.IntN(4)) * time.Millisecond,
+		scrub:    time.Duration(seed%4) * 100 * time.Millisecond,
 		nodes:    rng.IntN(4) == 0,
 		messages: 20 + rng.IntN(30),
 		last:     time.Duration(60+rng.IntN(60)) * time.Second,
@@ -78,8 +80,8 @@ func (p *plan) add(at time.Duration, do func(w *world), format string, args ...a
 
 // String describes the network.
 func (p *plan) String() string {
-	s := fmt.Sprintf("seed %d: %d pillars, %d devices of %d messages, latency %s, packet loss %.0f %% and jitter up to %s, fsync %s, faults for %s",
-		p.seed, p.pillars, p.devices, p.messages, p.latency, 100*p.loss, p.jitter, p.fsync, p.last)
+	s := fmt.Sprintf("seed %d: %d pillars, %d devices of %d messages, latency %s, packet loss %.0f %% and jitter up to %s, fsync %s, scrub steps of %s, faults for %s",
+		p.seed, p.pillars, p.devices, p.messages, p.latency, 100*p.loss, p.jitter, p.fsync, p.scrub, p.last)
 	if p.nodes {
 		s += ", two nodes"
 	}

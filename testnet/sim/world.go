@@ -35,10 +35,6 @@ type world struct {
 	moves    int        // guarded by mu; addresses given out later
 
 	work sync.WaitGroup // crashes that wait for a commit
-	// unfiled: mailbox entries were deleted from a disk. Who resumes before they
-	// are found to be missing is given a cursor past what it was not sent, and only
-	// the mailbox check, which devices here do not make but nodes do, finds that.
-	unfiled bool // the driver's
 }
 
 // Result is what came of a seed.
@@ -328,7 +324,6 @@ func (w *world) startSpoilt(n int, what damage, seed uint64) {
 	if p.proc != nil {
 		return
 	}
-	w.unfiled = w.unfiled || what == someBoxes || what == allBoxes
 	if err := p.disk.spoil(what, rand.New(rand.NewPCG(seed, 0))); err != nil {
 		w.fail("%s: %v", p.name, err)
 	}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/obelisk-network/obelisk/admin"
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// pairArgs reads [A] B.
+func pairArgs(args []string) (of, with identity.PillarID, err error) {
+	if with, err = identity.ParsePillar(args[len(args)-1]); err == nil && len(args) == 2 {
+		of, err = identity.ParsePillar(args[0])
+	}
+	return of, with, err
+}
+
+func newSyncDiff(a *app) *cobra.Command {
+	var t target
+	return t.register(&cobra.Command{
+		Use:   "diff [A] B",
+		Short: "Show what two pillars hold differently, and why",
+		Long: `Show what two pillars hold differently and why, without moving a record: the
+pillar that is asked and B, or A and B. What was created in the last seconds is
+not compared.`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: a.act(func(cmd *cobra.Command, args []string) error {
+			of, with, err := pairArgs(args)
+			if err != nil {
+				return err
+			}
+			r, err := t.find(rolePillar)
+			if err != nil {
+				return err
+			}
+			all, err := r.pillar.Diff(cmd.Context(), of, with, "")
+			for next := all.Next; err == nil && next != ""; {
+				var page admin.DiffAnswer
+				if page, err = r.pillar.Diff(cmd.Context(), of, with, next); err != nil {
+					break
+				}
+				all.OnlyHere, all.OnlyThere = append(all.OnlyHere, page.OnlyHere...), append(all.OnlyThere, page.OnlyThere...)
+				all.Bytes, all.RoundTrips, all.TookMS = all.Bytes+page.Bytes, all.RoundTrips+page.RoundTrips, all.TookMS+page.TookMS
+				if len(page.OnlyHere)+len(page.OnlyThere) == 0 || page.Next == next {
+					break // there are more than it names
+				}
+				next = page.Next
+				all.Next = next
+			}
+			if err != nil {
+				return err
+			}
+			if t.json {
+				return printJSON(a.out, all)
+			}
+			return a.printDiff(&all)
+		}),
+	})
+}
+
+func (a *app) printDiff(d *admin.DiffAnswer) error {
+	if d.Equal {
+		_, err := fmt.Fprintf(a.out, "equal: %s and %s hold the same records created before %s\n", d.Of, d.Peer, when(d.SettledUntil))
+		return err
+	}
+	w := newTable(a.out, "RECORD", "KIND", "CREATED", "ONLY AT", "WHY NOT AT THE OTHER", "")
+	for _, side := range []struct {
+		pillar identity.PillarID
+		list   []admin.DiffEntry
+	}{{d.Of, d.OnlyHere}, {d.Peer, d.OnlyThere}} {
+		for i := range side.list {
+			e := &side.list[i]
+			w.row(e.ID.String(), e.Kind, when(e.Created), side.pillar.String(), words(e.Why), escape(e.Detail))
+		}
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	more := ""
+	if d.Next != "" {
+		more = ", and there are more"
+	}
+	_, err := fmt.Fprintf(a.out, "%d only at %s, %d only at %s%s; found with %d bytes in %s\n", len(d.OnlyHere), d.Of, len(d.OnlyThere), d.Peer, more,
+		d.Bytes, duration(d.TookMS))
+	return err
+}
+
+// words writes a code as words.
+func words(a overlay.Absence) string { return strings.ReplaceAll(string(a), "_", " ") }
+
+func duration(ms float64) time.Duration {
+	return time.Duration(ms * float64(time.Millisecond)).Round(time.Millisecond)
+}
+
+func newSyncRepair(a *app) *cobra.Command {
+	var t target
+	return t.register(&cobra.Command{
+		Use:   "repair [A] B",
+		Short: "Exchange what two pillars hold differently, now",
+		Long: `Exchange what two pillars hold differently, now: the pillar that is asked and B,
+or A and B. Pillars do this by themselves every few seconds. Doing it twice does
+no harm.`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: a.act(func(cmd *cobra.Command, args []string) error {
+			of, with, err := pairArgs(args)
+			if err != nil {
+				return err
+			}
+			r, err := t.find(rolePillar)
+			if err != nil {
+				return err
+			}
+			done, err := r.pillar.Repair(cmd.Context(), of, with)
+			if err != nil {
+				return err
+			}
+			if t.json {
+				return printJSON(a.out, done)
+			}
+			_, err = fmt.Fprintf(a.out, "%d records fetched, %d sent, %d bytes in %s\n", done.Fetched, done.Sent, done.Bytes, duration(done.TookMS))
+			return err
+		}),
+	})
+}
+
+func newTrace(a *app) *cobra.Command {
+	var t target
+	return t.register(&cobra.Command{
+		Use:   "trace ID",
+		Short: "Ask every pillar for a record: who has it, since when, who lacks it and why",
+		Long: `Ask every pillar, through a pillar's admin port, for the record with that ID: who
+has it, since when and how it came, who lacks it and why, and who did not answer
+within two seconds. The ID of a message is what send prints and outbox shows.`,
+		Args: cobra.ExactArgs(1),
+		RunE: a.act(func(cmd *cobra.Command, args []string) error {
+			var id overlay.RecordID
+			if err := id.UnmarshalText([]byte(args[0])); err != nil {
+				return err
+			}
+			r, err := t.find(rolePillar)
+			if err != nil {
+				return err
+			}
+			list, err := r.pillar.Trace(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			if t.json {
+				err = printJSON(a.out, list)
+			} else {
+				err = a.printTrace(list)
+			}
+			for i := range list {
+				if list[i].Has {
+					return err
+				}
+			}
+			if err == nil {
+				err = overlay.Refuse(overlay.CodeNotFound, "no pillar that answered has %s", id)
+			}
+			return err
+		}),
+	})
+}
+
+func (a *app) printTrace(list []admin.TraceEntry) error {
+	w := newTable(a.out, "PILLAR", "HAS IT", "SINCE", "VIA", "EXPIRES", "IN LOG", "WHY NOT", "")
+	for i := range list {
+		e := &list[i]
+		has, places := "no", make([]string, len(e.Dots))
+		switch {
+		case !e.Answered:
+			has = "no answer"
+		case e.Has:
+			has = "yes"
+		}
+		for j, d := range e.Dots {
+			places[j] = fmt.Sprintf("%s:%d", d.Log, d.Seq)
+		}
+		why := words(e.Why)
+		if !e.Answered {
+			why = ""
+		}
+		w.row(e.Pillar.String(), has, whenPtr(e.ReceivedAt), e.Via, whenPtr(e.Expires), strings.Join(places, " "), why, escape(e.Detail))
+	}
+	return w.flush()
+}
