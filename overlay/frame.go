@@ -70,7 +70,7 @@ const (
 	TypeRoster     MessageType = 54
 	TypeBusy       MessageType = 55
 	// TypeLocate and TypeLocated, between node and pillar and between pillars;
-	// TypeNudge from a pillar to a node that has it as its standby.
+	// TypeNudge between a node and the pillar that it has as its standby.
 	TypeLocate  MessageType = 56
 	TypeLocated MessageType = 57
 	TypeNudge   MessageType = 58
@@ -280,6 +280,8 @@ func newMessage(t MessageType) Message {
 		return new(RosterMsg)
 	case TypeBusy:
 		return new(Busy)
+	case TypeNudge:
+		return new(Nudge)
 	case TypeLocate:
 		return new(Locate)
 	case TypeLocated:
@@ -290,6 +292,10 @@ func newMessage(t MessageType) Message {
 		return new(Delivered)
 	case TypeNear:
 		return new(Near)
+	case TypeProbe:
+		return new(Probe)
+	case TypeProbed:
+		return new(Probed)
 	default:
 		return nil
 	}

@@ -121,7 +121,7 @@ const (
 	PeerLost
 )
 
-// Peers tells who is connected.
+// Peers tells who is connected, and finds out whether that is still true.
 type Peers interface {
 	// Self is the local peer ID.
 	Self() peer.ID
@@ -129,6 +129,14 @@ type Peers interface {
 	Info(p peer.ID) (PeerInfo, bool)
 	// Connected lists all connected peers.
 	Connected() []PeerInfo
+	// Probe asks p for a sign of life over the connection that exists: nil as soon
+	// as one came that p gave after the call, from its transport at the latest,
+	// however busy what runs above it may be. ErrUnreachable if p is not connected
+	// or its connection ends meanwhile, ctx's error if nothing came until ctx
+	// ended; other errors say nothing about p, as when it is probed more than
+	// twice at once. It never dials. How long a living peer may take, the repetition of what a bad line lost included, is the
+	// caller's to know.
+	Probe(ctx context.Context, p peer.ID) error
 	// Watch calls fn for every change and returns when ctx ends. It begins with
 	// PeerConnected for everybody connected at that moment, so nothing is missed
 	// between a listing and the first change. fn is called from the caller's

@@ -108,6 +108,7 @@ type Node struct {
 
 	self     *nodeSelf
 	sessions *nodeSessions
+	guard    *nodeGuard
 	outbox   *nodeOutbox
 	epochs   *nodeEpochs
 	inbox    *nodeInbox
@@ -155,6 +156,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	n.locator = newNodeLocator(n)
 	n.presence = newNodePresence(n)
 	n.sessions = newNodeSessions(n)
+	n.guard = newNodeGuard(n)
 	for _, load := range []func() error{n.contacts.load, n.self.load, n.dir.load, n.outbox.load, n.inbox.load, n.receipts.load, n.sessions.load} {
 		if err := load(); err != nil {
 			return nil, fmt.Errorf("node: read its state: %w", err)
@@ -298,6 +300,7 @@ func (n *Node) Run(ctx context.Context) error {
 		n.presence.run,   // where this device is, to those who may know
 		n.maintain,       // keys, own records, what is over
 		n.sessions.watch, // connections
+		n.guard.run,      // whether pillars live
 	} {
 		work.Go(func() { run(ctx) })
 	}

@@ -114,20 +114,24 @@ type Contact struct {
 
 // NodeStatus is GET /v1/status of a node.
 type NodeStatus struct {
-	Account        identity.AccountID `json:"account"`
-	Device         identity.DeviceID  `json:"device"`
-	Name           string             `json:"name"`
-	Network        string             `json:"network"` // "" until pinned
-	Pillar         string             `json:"pillar"`  // "" while none
-	Standby        string             `json:"standby"`
-	PillarsKnown   int                `json:"pillars_known"`
-	NodesKnown     int                `json:"nodes_known"`
-	Reachability   string             `json:"reachability"` // public, private or unknown
-	Outbox         OutboxCounts       `json:"outbox"`
-	Inbox          InboxCounts        `json:"inbox"`
-	Failovers      int                `json:"failovers"`
-	LastFailoverMS int64              `json:"last_failover_ms"`
-	ClockSkewMS    int64              `json:"clock_skew_ms"`
+	Account      identity.AccountID `json:"account"`
+	Device       identity.DeviceID  `json:"device"`
+	Name         string             `json:"name"`
+	Network      string             `json:"network"` // "" until pinned
+	Pillar       string             `json:"pillar"`  // "" while none
+	Standby      string             `json:"standby"`
+	PillarsKnown int                `json:"pillars_known"`
+	NodesKnown   int                `json:"nodes_known"`
+	Reachability string             `json:"reachability"` // public, private or unknown
+	Outbox       OutboxCounts       `json:"outbox"`
+	Inbox        InboxCounts        `json:"inbox"`
+	Failovers    int                `json:"failovers"`
+	// LastFailoverMS is how long the last failover took: until another pillar was
+	// active, from the moment the lost one began to be missed (an answer was owed,
+	// mail it should have brought, a sign of life it was asked for), or, if its
+	// connection broke, from then.
+	LastFailoverMS int64 `json:"last_failover_ms"`
+	ClockSkewMS    int64 `json:"clock_skew_ms"`
 }
 
 // OutboxCounts counts messages that are not in a final state.

@@ -44,7 +44,6 @@ func (m *nodeSessions) open(ctx context.Context, p identity.PillarID, addrs []mu
 		s.lastFrame.Store(time.Now().UnixNano())
 		work.Go(s.write)
 		work.Go(s.read)
-		work.Go(func() { s.live(ctx) })
 		if err := m.findSelf(octx, s); err != nil {
 			s.end(err)
 			return nil, fmt.Errorf("session with %s: %w", p, err)
@@ -128,7 +127,7 @@ func (m *nodeSessions) handshake(ctx context.Context, p identity.PillarID, first
 	skew := time.Duration(int64(answer.Time)-int64(now))*time.Millisecond + rtt/2
 	return &nodeSession{n: n, pillar: p, stream: stream, frames: frames,
 		out: make(chan Message, sessionQueue), done: make(chan struct{}), summaries: make(chan []Summary, 1),
-		skew: skew, rtt: time.Since(registering), local: local,
+		skew: skew, rtt: time.Since(registering), local: local, run: reg.Run,
 		relayed: IsCircuit(stream.Remote()), since: time.Now(), waiting: map[uint64]*nodeCall{}, inflight: map[uint64]*shipment{}}, nil
 }
 

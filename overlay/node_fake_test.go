@@ -53,12 +53,13 @@ type fakeSession struct {
 
 	mu    sync.Mutex
 	live  bool
+	nudge bool
 	drain [2]int
 	asked map[identity.AccountID]bool
 }
 
-func newFakeCluster(t testing.TB, pillars int) *fakeCluster {
-	c := &fakeCluster{testNetwork: newTestNetwork(t), net: memnet.New(), known: map[overlay.RecordID]int{}, submits: map[overlay.RecordID]int{}}
+func newFakeCluster(t testing.TB, pillars int, opts ...memnet.Option) *fakeCluster {
+	c := &fakeCluster{testNetwork: newTestNetwork(t), net: memnet.New(opts...), known: map[overlay.RecordID]int{}, submits: map[overlay.RecordID]int{}}
 	c.log = overlay.LogID{1}
 	c.copies = func() uint64 { return uint64(pillars) }
 	for range pillars {
@@ -218,6 +219,10 @@ func (s *fakeSession) handle(m overlay.Message) {
 		s.find(m)
 	case *overlay.Check:
 		s.check(m)
+	case *overlay.Nudge:
+		s.mu.Lock()
+		s.nudge = true
+		s.mu.Unlock()
 	}
 }
 
@@ -280,11 +285,13 @@ func (c *fakeCluster) gives(p *fakePillar, rec *overlay.Record, how string) bool
 
 func (s *fakeSession) offer(rec *overlay.Record, seq int) {
 	s.mu.Lock()
-	live, watched := s.live, s.asked[rec.Account()]
+	live, nudge, watched := s.live, s.nudge && !s.live, s.asked[rec.Account()]
 	s.mu.Unlock()
 	switch {
 	case live && rec.IsTo(s.account) && s.p.c.gives(s.p, rec, "push"):
 		s.send(&overlay.Push{To: uint64(seq), Records: [][]byte{rec.Raw}})
+	case nudge && rec.IsTo(s.account):
+		s.send(&overlay.Nudge{})
 	case watched && (rec.Kind == overlay.KindAccount || rec.Kind == overlay.KindDevice):
 		s.send(&overlay.Push{Records: [][]byte{rec.Raw}})
 	}

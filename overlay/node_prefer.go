@@ -114,6 +114,7 @@ func (m *nodeSessions) improve(s *nodeSession) (used bool) {
 	case m.atHome(m.standby):
 		old := m.standby
 		m.standby = s
+		s.standBy()
 		m.mu.Unlock()
 		m.changed()
 		m.n.log.Info("standby pillar", "pillar", s.pillar, "before", old.pillar)
@@ -140,6 +141,10 @@ func (m *nodeSessions) leaveCircuit(s *nodeSession) {
 // that is at once: circuits end by the relay's limits, and sessions over them as
 // soon as there is a direct connection. m.mu is held.
 func (m *nodeSessions) unplanned(c *candidate, s *nodeSession) {
+	if errors.Is(s.err, errSilent) || errors.Is(s.err, errNoAnswer) {
+		m.missing(c, s)
+		return
+	}
 	if s.relayed && !errors.As(s.err, new(*Error)) && time.Since(s.since) > relayedLeast || errors.Is(s.err, errUpgraded) {
 		m.n.log.Debug("session over a circuit ended", "pillar", c.id, "err", s.err)
 		c.fails, c.nextTry, c.again = 0, time.Time{}, true

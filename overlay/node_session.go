@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -11,17 +10,8 @@ import (
 	"github.com/obelisk-network/obelisk/identity"
 )
 
-// How a node notices that a pillar is gone: long before the transport does.
-const (
-	probeEvery  = 5 * time.Second  // a tiny question to an idle pillar
-	answerIn    = 3 * time.Second  // then something must have come
-	resultIn    = 20 * time.Second // the longest a submitted record waits for its line
-	livenessRun = time.Second
-	maxAnswers  = 512 // frames of one answer
-)
-
-// errNoAnswer ends the session with a pillar that fell silent.
-var errNoAnswer = errors.New("the pillar does not answer")
+// maxAnswers is how many frames one answer may have.
+const maxAnswers = 512
 
 // nodeSession is a registered session with one pillar.
 type nodeSession struct {
@@ -32,19 +22,24 @@ type nodeSession struct {
 	out    chan Message
 	done   chan struct{}
 	once   sync.Once
-	err    error // valid once done is closed
+	err    error     // valid once done is closed
+	missed time.Time // the same; since when the pillar was missed, zero: until then it was there
 
 	// Set before the session is shared.
 	skew  time.Duration // its clock minus ours
 	rtt   time.Duration // of the registration
 	local bool          // over a private or loopback connection
+	run   uint64        // of the pillar
+	haste int           // how often this pillar was given up although it lived
 	// relayed: over a circuit, which has limits and is closed once there is a
 	// direct connection.
 	relayed bool
 	since   time.Time
 
 	lastFrame atomic.Int64 // Unix nanoseconds of the transport's clock
+	lastMail  atomic.Int64 // the same, of the last record of the mailbox
 	handing   atomic.Bool  // our own side is behind
+	vital     vitals       // the guard's
 	counter   atomic.Uint64
 	resumed   atomic.Bool // the last page of the resume came
 
@@ -63,6 +58,7 @@ type nodeSession struct {
 
 // nodeCall is a question that was asked.
 type nodeCall struct {
+	since   time.Time // zero: it may take its time
 	answers []Message
 	stream  chan Message // if not nil, answers go here, as far as there is room
 	count   int
@@ -88,10 +84,21 @@ func (s *nodeSession) send(m Message) bool {
 	}
 }
 
+// standBy asks the pillar of a new session to tell when there is mail.
+func (s *nodeSession) standBy() {
+	select {
+	case s.out <- &Nudge{}:
+	default: // never: nothing else was sent
+	}
+}
+
 // end closes the session; the first reason counts.
-func (s *nodeSession) end(err error) {
+func (s *nodeSession) end(err error) { s.endSince(time.Time{}, err) }
+
+// endSince is end for a pillar that was missed for some time.
+func (s *nodeSession) endSince(since time.Time, err error) {
 	s.once.Do(func() {
-		s.err = err
+		s.err, s.missed = err, since
 		close(s.done)
 		_ = s.stream.Reset()
 	})
@@ -164,12 +171,14 @@ func (s *nodeSession) dispatch(m Message) error {
 		if m.Box == BoxDirectory {
 			s.hand(n.dir.work, work)
 		} else {
+			n.guard.mail(s, len(m.Records))
 			s.hand(n.inbox.work, work)
 		}
 	case *Push:
 		if m.To == 0 {
 			s.hand(n.dir.work, boxWork{session: s, records: m.Records})
 		} else {
+			n.guard.mail(s, len(m.Records))
 			s.hand(n.inbox.work, boxWork{session: s, records: m.Records, to: m.To, page: true})
 		}
 	case *CursorMsg:
@@ -194,6 +203,8 @@ func (s *nodeSession) dispatch(m Message) error {
 		case s.summaries <- m.Summaries:
 		default: // nobody asked
 		}
+	case *Nudge:
+		n.guard.nudged(s)
 	case *Busy:
 		if m.Err == nil {
 			return Refuse(CodeBusy, "the pillar sends us away")
@@ -279,9 +290,10 @@ func (s *nodeSession) dismiss(n uint64) {
 
 // ask sends a question numbered n and waits for all of its answer.
 func (s *nodeSession) ask(ctx context.Context, n uint64, m Message) ([]Message, error) {
-	c := &nodeCall{done: make(chan struct{})}
+	c := &nodeCall{since: time.Now(), done: make(chan struct{})}
 	s.expect(n, c)
 	defer s.dismiss(n)
+	wakeUp(s.n.guard.wake)
 	if !s.send(m) {
 		return nil, s.err
 	}
@@ -316,48 +328,4 @@ func (s *nodeSession) find(ctx context.Context, f *Find) (records [][]byte, held
 		held = append(held, found.Held...)
 	}
 	return records, held, nil
-}
-
-// live ends the session when the pillar falls silent.
-func (s *nodeSession) live(ctx context.Context) {
-	tick := time.NewTicker(livenessRun)
-	defer tick.Stop()
-	var asked time.Time // when the open probe was sent; zero: none
-	lastProbe := time.Now()
-	for {
-		select {
-		case <-s.done:
-			return
-		case <-ctx.Done():
-			s.end(ctx.Err())
-			return
-		case <-tick.C:
-		}
-		if s.handing.Load() {
-			asked, lastProbe = time.Time{}, time.Now()
-			continue
-		}
-		now := time.Now()
-		last := time.Unix(0, s.lastFrame.Load())
-		if !asked.IsZero() && !last.Before(asked) {
-			asked = time.Time{}
-		}
-		oldest := s.n.outbox.unanswered(s)
-		switch {
-		case !asked.IsZero() && now.Sub(asked) >= answerIn,
-			!oldest.IsZero() && now.Sub(oldest) >= answerIn && now.Sub(last) >= answerIn,
-			!oldest.IsZero() && now.Sub(oldest) >= resultIn:
-			s.n.log.Warn("pillar does not answer", "pillar", s.pillar)
-			s.end(errNoAnswer)
-			// The connection is as dead as the pillar: the next attempt must dial.
-			_ = s.n.cfg.Links.Close(peerOf(s.pillar))
-			return
-		case asked.IsZero() && now.Sub(lastProbe) >= probeEvery && now.Sub(last) >= probeEvery-livenessRun:
-			asked, lastProbe = now, now
-			select { // never wait behind a full queue: the clock runs all the same
-			case s.out <- &Find{N: s.take(1), IDs: []RecordID{s.n.self.deviceRecord()}, OnlyHeld: true}:
-			default:
-			}
-		}
-	}
 }

@@ -196,7 +196,7 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 	room := m.wants(now)
 	due, wait := m.preferPublic(m.due(now, room == 0), now)
 	for _, c := range m.candidates {
-		if c.dialing {
+		if c.dialing && !c.renewing {
 			room--
 		}
 	}
@@ -205,14 +205,21 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 			wait = min(wait, d)
 			continue
 		}
-		if room <= 0 && len(c.waiters) == 0 {
+		if room <= 0 && len(c.waiters) == 0 && !c.stale {
 			continue
 		}
-		room--
-		c.dialing, c.again = true, false
+		if c.dialing, c.again, c.renewing = true, false, c.stale; !c.stale {
+			room--
+		}
 		c.served, c.waiters = c.waiters, nil
-		addrs := m.addrsOf(c)
-		dials.Go(func() { m.dial(ctx, c.id, addrs, dials) })
+		addrs, stale := m.addrsOf(c), c.stale
+		c.stale = false
+		dials.Go(func() {
+			if stale {
+				_ = m.n.cfg.Links.Close(peerOf(c.id))
+			}
+			m.dial(ctx, c.id, addrs, dials)
+		})
 	}
 	return max(wait, 10*time.Millisecond)
 }
@@ -330,6 +337,7 @@ func (m *nodeSessions) dialled(r dialResult) {
 	}
 	m.n.metrics.dials.WithLabelValues("ok").Inc()
 	s := r.session
+	s.haste = c.patience(s)
 	c.fails, c.lastFail, c.rtt, c.lastSeen = 0, time.Time{}, s.rtt, m.n.cfg.Now()
 	for _, o := range m.candidates { // something works again: the others may, too
 		if o.fails > 1 {
@@ -348,32 +356,13 @@ func (m *nodeSessions) dialled(r dialResult) {
 	case m.standby == nil && m.active.pillar != s.pillar:
 		m.standby = s
 		m.changed()
+		s.standBy()
 		m.n.log.Info("standby pillar", "pillar", s.pillar)
 	default:
 		s.end(errors.New("not needed"))
 	}
 	m.mu.Unlock()
 }
-
-// failed plans c's next attempt. m.mu is held.
-func (m *nodeSessions) failed(c *candidate, err error) {
-	level := m.n.log.Debug
-	switch CodeOf(err) {
-	case CodeWrongNetwork, CodeNotAdmitted, CodeRegistrationClosed, CodeRemovedDevice:
-		level = m.n.log.Warn
-		c.fails = max(c.fails, 5)
-	}
-	if errors.Is(err, ErrCloned) {
-		level = m.n.log.Error
-	}
-	level("pillar not used", "pillar", c.id, "err", err)
-	c.fails++
-	c.lastFail = time.Now()
-	c.nextTry = c.lastFail.Add(jitter(min(backoffMax, backoffMin<<min(c.fails-1, 6))))
-}
-
-// jitter returns between three quarters of d and d.
-func jitter(d time.Duration) time.Duration { return d - time.Duration(rand.Int64N(int64(d/4)+1)) }
 
 // activate makes s the active session and unlocks m.mu, which is held.
 func (m *nodeSessions) activate(s *nodeSession) {
@@ -402,6 +391,7 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	m.n.checker.failedOver()
 	m.n.direct.connected()
 	wakeUp(m.n.upkeep)
+	wakeUp(m.n.guard.wake)
 	m.n.outbox.retrySealing()
 }
 
@@ -425,6 +415,9 @@ func (m *nodeSessions) lost(s *nodeSession) {
 	case m.active:
 		m.active = nil
 		m.lostFrom, m.lostAt, m.idleSince = s.pillar, time.Now(), time.Now()
+		if !s.missed.IsZero() {
+			m.lostAt = s.missed
+		}
 		m.unplanned(c, s)
 		m.n.log.Info("active pillar lost", "pillar", s.pillar, "err", s.err)
 		if next := m.standby; next != nil && !next.ended() {
@@ -458,6 +451,13 @@ func (m *nodeSessions) activeSession() *nodeSession {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.active
+}
+
+// pair returns the active and the standby session, nil what there is none of.
+func (m *nodeSessions) pair() (active, standby *nodeSession) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.active, m.standby
 }
 
 // standbySession is the warm one, nil while there is none.

@@ -268,8 +268,22 @@ func (o *nodeOutbox) nextBatch() (*nodeSession, []*shipment, [][]byte) {
 	}
 	if s.oldest.IsZero() {
 		s.oldest = now
+		wakeUp(o.n.guard.wake)
 	}
+	o.n.guard.talk()
 	return s, batch, raws
+}
+
+// weight is about how many bytes are submitted over s and not answered.
+func (o *nodeOutbox) weight(s *nodeSession) (bytes int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, ship := range s.inflight {
+		if bytes += len(ship.raw); ship.raw == nil { // on disk
+			bytes += DefaultMaxBody
+		}
+	}
+	return bytes
 }
 
 // unanswered says since when the pillar owes an answer, zero for never.

@@ -199,6 +199,7 @@ type Pillar struct {
 	devices  map[identity.DeviceID]int                // how many of them a device has
 	owners   map[identity.DeviceID]identity.AccountID // whose those devices are
 	watching map[identity.AccountID]map[*pillarSession]struct{}
+	nudges   map[*pillarSession]struct{}     // standby sessions whose node is to be nudged again
 	lastSeen map[identity.DeviceID]time.Time // devices that were here in this run, bounded
 	dropped  Day                             // records of earlier days are gone
 	// strayLacks are lacks that were found of no entry; the first scrub's.
@@ -238,6 +239,7 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		devices:    map[identity.DeviceID]int{},
 		owners:     map[identity.DeviceID]identity.AccountID{},
 		watching:   map[identity.AccountID]map[*pillarSession]struct{}{},
+		nudges:     map[*pillarSession]struct{}{},
 		lastSeen:   map[identity.DeviceID]time.Time{},
 		rosterWake: make(chan struct{}, 1),
 	}
@@ -349,6 +351,7 @@ func (p *Pillar) tickLoop(ctx context.Context) {
 		}
 		p.checkDisk()
 		p.checkStanding()
+		p.nudgeLate()
 		if n%compareSeconds == 0 {
 			p.compare()
 		}

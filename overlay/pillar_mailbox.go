@@ -50,6 +50,7 @@ const (
 type delivery struct {
 	mode  deliveryMode
 	live  bool // asked for
+	nudge bool // asked for, before a Resume
 	drain boxDrain
 	pos   uint64 // everything of the mailbox up to here was queued
 	queue []pushed
@@ -384,6 +385,8 @@ func (p *Pillar) offer(rec *Record, local uint64, woken []*pillarSession) []*pil
 		for _, s := range p.live[a] {
 			if s.offer(pushed{local, rec.Raw}) {
 				p.metrics.pushes.Inc()
+				woken = append(woken, s)
+			} else if s.nudge(rec.Created) {
 				woken = append(woken, s)
 			}
 		}

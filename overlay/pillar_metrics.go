@@ -17,6 +17,7 @@ type pillarMetrics struct {
 	sessions    prometheus.Gauge
 	refused     *prometheus.CounterVec // sessions refused or ended by this side, by code
 	pushes      prometheus.Counter
+	nudges      prometheus.Counter
 	void        prometheus.Counter
 	droppedDays prometheus.Counter
 	watermarks  prometheus.Counter
@@ -48,6 +49,7 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		sessions: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_sessions", Help: "Registered sessions of nodes."})),
 		refused:     pillarMetric(reg, prometheus.NewCounterVec(counter("sessions_refused_total", "Sessions refused or ended by this side, by code."), []string{"code"})),
+		nudges:      pillarMetric(reg, prometheus.NewCounter(counter("nudges_total", "Times a node was told on its standby session that it has mail."))),
 		pushes:      pillarMetric(reg, prometheus.NewCounter(counter("pushes_total", "Records pushed to connected recipients as they were committed."))),
 		void:        pillarMetric(reg, prometheus.NewCounter(counter("void_total", "Log entries of other pillars that are no valid records."))),
 		droppedDays: pillarMetric(reg, prometheus.NewCounter(counter("expired_dropped_days", "Expiry days whose records were deleted."))),

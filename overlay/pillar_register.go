@@ -26,12 +26,25 @@ func (s *pillarSession) register(m *Register) *Error {
 		p.mu.Unlock()
 		return errEnding
 	}
-	s.registered = true
+	s.registered, s.listed = true, true
+	var old []*pillarSession
+	for _, t := range p.live[s.account] {
+		if t.cert.Device == s.cert.Device {
+			old = append(old, t)
+		}
+	}
+	for _, t := range old {
+		p.unlist(t)
+	}
 	p.live[s.account] = append(p.live[s.account], s)
 	p.devices[s.cert.Device]++
 	p.owners[s.cert.Device] = s.account
 	p.saw(s.cert.Device)
 	p.mu.Unlock()
+	for _, t := range old {
+		t.end(errReplaced)
+		t.stream.SetWriteDeadline(time.Now().Add(endTimeout)) // for a Write under way
+	}
 	p.metrics.sessions.Inc()
 	roster := p.roster.Records()
 	first := roster[:min(rosterPart, len(roster))]

@@ -42,6 +42,7 @@ var (
 	errDraining    = &Error{Code: CodeDraining, Text: "this pillar is being drained", Retry: time.Minute}
 	errEnding      = &Error{Code: CodeDraining, Text: "this pillar is stopping", Retry: 10 * time.Second}
 	errTooMany     = &Error{Code: CodeBusy, Text: "this pillar serves as many sessions as it can", Retry: 30 * time.Second}
+	errReplaced    = &Error{Code: CodeBusy, Text: "this device has opened a newer session here"}
 	errPerPeer     = &Error{Code: CodeBusy, Text: "this device has too many sessions open", Retry: 10 * time.Second}
 	errInFlight    = &Error{Code: CodeBusy, Text: "too many submissions of this session are waiting", Retry: time.Second}
 	errQueueFull   = &Error{Code: CodeBusy, Text: "too many submissions are waiting", Retry: time.Second}
@@ -66,6 +67,7 @@ type pillarSession struct {
 	source     string // of its remote address, see sourceOf
 
 	registered bool         // the reader's; live since
+	listed     bool         // guarded by Pillar.mu; among Pillar.live
 	summarised time.Time    // the reader's; when it was told summaries
 	inFlight   atomic.Int64 // submitted records without an answer
 	waits      sessionWaits // guarded by Pillar.copies.mu
@@ -83,6 +85,7 @@ type pillarSession struct {
 	frames  []byte        // encoded
 	results []ResultLine  // bounded by maxResults
 	marks   []Watermark   // bounded by maxResults
+	nudged  uint64        // when a Nudge was sent, Unix ms
 	mail    delivery      // of the mailbox
 	dir     directoryRead // of the directory
 }
@@ -156,27 +159,13 @@ func (p *Pillar) leave(s *pillarSession) {
 	if p.perPeer[s.peer]--; p.perPeer[s.peer] == 0 {
 		delete(p.perPeer, s.peer)
 	}
-	if s.registered {
-		p.metrics.sessions.Dec()
-		rest := p.live[s.account][:0:0]
-		for _, t := range p.live[s.account] {
-			if t != s {
-				rest = append(rest, t)
-			}
+	if s.listed {
+		p.unlist(s)
+	}
+	for a := range s.watched {
+		if delete(p.watching[a], s); len(p.watching[a]) == 0 {
+			delete(p.watching, a)
 		}
-		if p.live[s.account] = rest; len(rest) == 0 {
-			delete(p.live, s.account)
-		}
-		if p.devices[s.cert.Device]--; p.devices[s.cert.Device] == 0 {
-			delete(p.devices, s.cert.Device)
-			delete(p.owners, s.cert.Device)
-		}
-		for a := range s.watched {
-			if delete(p.watching[a], s); len(p.watching[a]) == 0 {
-				delete(p.watching, a)
-			}
-		}
-		p.saw(s.cert.Device)
 	}
 	p.mu.Unlock()
 	p.copies.forget(s)
@@ -184,6 +173,27 @@ func (p *Pillar) leave(s *pillarSession) {
 		p.shares.give(s.account)
 	}
 	p.streams.Done()
+}
+
+// unlist takes a registered session out of those that are live. p.mu is held.
+func (p *Pillar) unlist(s *pillarSession) {
+	s.listed = false
+	p.metrics.sessions.Dec()
+	rest := p.live[s.account][:0:0]
+	for _, t := range p.live[s.account] {
+		if t != s {
+			rest = append(rest, t)
+		}
+	}
+	if p.live[s.account] = rest; len(rest) == 0 {
+		delete(p.live, s.account)
+	}
+	if p.devices[s.cert.Device]--; p.devices[s.cert.Device] == 0 {
+		delete(p.devices, s.cert.Device)
+		delete(p.owners, s.cert.Device)
+	}
+	delete(p.nudges, s)
+	p.saw(s.cert.Device)
 }
 
 func (p *Pillar) isClosed() bool {
@@ -372,6 +382,8 @@ func (s *pillarSession) handle(m Message) *Error {
 		return s.find(m)
 	case *SummaryMsg:
 		return s.tellSummaries(m)
+	case *Nudge:
+		s.askNudges()
 	case *Locate:
 		return s.locate(m)
 	case *Located:

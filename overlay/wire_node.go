@@ -514,6 +514,21 @@ func (m *Busy) read(r *canon.Reader, n int) {
 	m.Err = readError(r)
 }
 
+// Nudge is what a node says on its standby session to be told of mail, and how
+// it is told: [58]. Its active pillar should have pushed what came; if nothing
+// did, the node finds out whether that still lives. It ends with a Resume.
+type Nudge struct{}
+
+// Type implements Message.
+func (*Nudge) Type() MessageType { return TypeNudge }
+
+func (m *Nudge) append(b []byte) []byte {
+	b = canon.AppendArray(b, 1)
+	return canon.AppendUint(b, uint64(TypeNudge))
+}
+
+func (m *Nudge) read(r *canon.Reader, n int) { fields(r, n, 0) }
+
 // appendError appends an error as [code bin, text bin, retry ms]; none as an
 // empty list.
 func appendError(b []byte, e *Error) []byte {

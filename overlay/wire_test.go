@@ -67,6 +67,10 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 			{Expires: vectorCreated, ID: ids[0], Why: overlay.WhyGone, Count: 70_000},
 			{Expires: vectorCreated, ID: ids[1], Why: overlay.WhyVoid, Void: []byte("offending bytes")}}},
 		"batch without a head": &overlay.Batch{Log: dot.Log, From: 9, Entries: []overlay.BatchEntry{}},
+		"probe":                &overlay.Probe{What: overlay.ProbeReach},
+		"probe for somebody":   &overlay.Probe{What: overlay.ProbeFor, Addr: multiaddr.StringCast("/ip4/203.0.113.9/udp/4001/quic-v1")},
+		"probed":               &overlay.Probed{What: overlay.ProbeReach, Addr: multiaddr.StringCast("/ip4/203.0.113.9/udp/4001/quic-v1"), Outcome: overlay.ProbeUnreached},
+		"probe refused":        &overlay.Probed{What: overlay.ProbeFor, Err: refusal},
 		"ack":                  &overlay.Ack{Log: dot.Log, Seq: 1 << 40},
 		"elsewhere":            &overlay.Elsewhere{Peer: pillar},
 		"forked": &overlay.Forked{Head: head, Other: head, Before: fill[overlay.Hash](1),
@@ -106,6 +110,7 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"delivered":                     &overlay.Delivered{Lines: []overlay.DeliveredLine{{N: 70_000}, {N: 70_001, Err: refusal}}},
 		"near":                          &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")}, Near: []multiaddr.Multiaddr{multiaddr.StringCast("/ip4/192.168.1.7/udp/4001/quic-v1")}},
 		"near of nobody near":           &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7")}},
+		"nudge":                         &overlay.Nudge{},
 	}
 	maps.Copy(samples, inspectSamples(ids, dot, pillar, refusal))
 	maps.Copy(samples, w.locateMessages(account, other, pillar, refusal))

@@ -3,6 +3,7 @@ package linktest
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,8 @@ var peerCases = []Case{
 	{"watch tells changes in order", testWatch},
 	{"watch merges while its function is slow", testWatchMerges},
 	{"watch begins with who is connected", testWatchBegins},
+	{"probe", testProbe},
+	{"probe of a peer that leaves", testProbeLeaving},
 }
 
 func testInfo(t *testing.T, newHost NewHost) {
@@ -134,5 +137,49 @@ func testWatchBegins(t *testing.T, newHost NewHost) {
 	connect(t, hs[0], hs[2])
 	for _, h := range hs[1:] {
 		await(t, hs[0], h.Self(), overlay.PeerConnected)
+	}
+}
+
+func testProbe(t *testing.T, newHost NewHost) {
+	hs := hosts(t, newHost, 2)
+	a, b := hs[0], hs[1]
+	wantErr(t, "probe of a stranger", a.Probe(within(t), b.Self()), overlay.ErrUnreachable)
+	connect(t, a, b)
+	for _, x := range [][2]Host{{a, b}, {b, a}, {a, b}} {
+		if err := x[0].Probe(within(t), x[1].Self()); err != nil {
+			t.Errorf("probe of a living peer: %v", err)
+		}
+	}
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if err := a.Probe(within(t), b.Self()); err != nil {
+				t.Errorf("one of two probes: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := a.Probe(ctx, b.Self()); err != nil {
+		wantErr(t, "cancelled probe", err, context.Canceled)
+	}
+}
+
+func testProbeLeaving(t *testing.T, newHost NewHost) {
+	hs := hosts(t, newHost, 2)
+	a, b := hs[0], hs[1]
+	connect(t, a, b)
+	events := watch(t, a, b.Self())
+	next(t, events, "the peer connected now")
+	if err := b.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	if e := next(t, events, "the loss"); e != overlay.PeerLost {
+		t.Fatalf("event %v", e)
+	}
+	wantErr(t, "probe of a peer that left", a.Probe(within(t), b.Self()), overlay.ErrUnreachable)
+	if _, ok := a.Info(b.Self()); ok {
+		t.Error("the probe dialled")
 	}
 }

@@ -29,8 +29,9 @@ type Host struct {
 	handlers  map[overlay.Protocol]func(overlay.Stream)
 	receivers map[overlay.PacketKind]func(peer.ID, []byte)
 	known     map[peer.ID][]multiaddr.Multiaddr
-	conns     map[peer.ID]*conn // direct ones
-	circuits  map[peer.ID]*conn // beside conns, or alone
+	conns     map[peer.ID]*conn  // direct ones
+	circuits  map[peer.ID]*conn  // beside conns, or alone
+	old       map[*conn]struct{} // mute ones that a newer one replaced
 	guarded   bool
 	full      bool
 	admitted  map[peer.ID]time.Time
@@ -172,14 +173,19 @@ func (h *Host) joinLocked(target, via *Host) *conn {
 		net: h.net, a: h, b: target, via: via,
 		opened:  time.Now(),
 		done:    make(chan struct{}),
+		left:    make(chan struct{}),
 		streams: make(map[*stream]struct{}),
 		riders:  make(map[*conn]struct{}),
 	}
 	if via == nil {
 		h.net.conns[pairOf(h.id, target.id)] = c
-		h.conns[target.id], target.conns[h.id] = c, c
-	} else {
-		h.circuits[target.id], target.circuits[h.id] = c, c
+	}
+	for _, x := range []*Host{h, target} {
+		all, p := x.connsLike(c), c.other(x).id
+		if mute := all[p]; mute != nil { // and left by the other end
+			x.old[mute] = struct{}{}
+		}
+		all[p] = c
 	}
 	h.table.Add(target.id, c.path())
 	target.table.Add(h.id, c.path())
@@ -250,6 +256,9 @@ func (h *Host) Open(ctx context.Context, p peer.ID, proto overlay.Protocol) (ove
 // serve calls fn when the stream's opening has travelled to h.
 func (h *Host) serve(c *conn, s *stream, fn func(overlay.Stream)) {
 	defer h.work.Done()
+	if c.isMuted() {
+		return
+	}
 	if d := c.latency(); d > 0 {
 		t := time.NewTimer(d)
 		defer t.Stop()
@@ -279,7 +288,12 @@ func (h *Host) Close(p peer.ID) error {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	for c := h.bestLocked(p); c != nil; c = h.bestLocked(p) {
-		c.dropLocked()
+		c.leaveLocked(h)
+	}
+	for c := range h.old {
+		if c.other(h).id == p {
+			c.leaveLocked(h)
+		}
 	}
 	return nil
 }
@@ -305,12 +319,68 @@ func (h *Host) Kill() {
 	close(h.done)
 	for _, all := range []map[peer.ID]*conn{h.conns, h.circuits} {
 		for _, c := range all {
-			c.dropLocked()
+			c.leaveLocked(h)
 		}
+	}
+	for c := range h.old {
+		c.leaveLocked(h)
 	}
 	delete(h.net.hosts, h.id)
 	if h.addr != nil {
 		delete(h.net.addrs, string(h.addr.Bytes()))
+	}
+}
+
+// Vanish is Kill without a word to the peers, as when a process on QUIC is
+// killed or a machine loses power: they keep connections that swallow
+// everything.
+func (h *Host) Vanish() {
+	h.net.mu.Lock()
+	for _, all := range []map[peer.ID]*conn{h.conns, h.circuits} {
+		for _, c := range all {
+			c.muteLocked()
+		}
+	}
+	h.net.mu.Unlock()
+	h.Kill()
+}
+
+// Probe implements overlay.Peers. Like QUIC, it sends again what the packet
+// loss of the network swallowed.
+func (h *Host) Probe(ctx context.Context, p peer.ID) error {
+	n := h.net
+	n.mu.Lock()
+	c := h.bestLocked(p)
+	n.mu.Unlock()
+	if c == nil {
+		return fmt.Errorf("probe %s: %w", p, overlay.ErrUnreachable)
+	}
+	rtt := 2 * c.latency()
+	for again := rtt + rtt/2 + 30*time.Millisecond; ; again *= 2 {
+		n.mu.Lock()
+		lost := c.isMuted()
+		if n.loss > 0 {
+			there, back := n.rng.Float64(), n.rng.Float64()
+			lost = lost || there < n.loss || back < n.loss
+		}
+		n.mu.Unlock()
+		wait := rtt
+		if lost {
+			wait = again
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return fmt.Errorf("probe %s: %w", p, ctx.Err())
+		case <-c.left:
+			t.Stop()
+			return fmt.Errorf("probe %s: %w", p, overlay.ErrUnreachable)
+		}
+		if !lost && !c.isMuted() {
+			return nil
+		}
 	}
 }
 

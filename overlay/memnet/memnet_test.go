@@ -1,9 +1,11 @@
 package memnet_test
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,6 +145,99 @@ func TestCutAndHeal(t *testing.T) {
 		n.Join([]peer.ID{a.Self(), c.Self()}, []peer.ID{b.Self()})
 		if err := b.Connect(t.Context(), a.Self(), a.Addrs()); err != nil {
 			t.Errorf("connect after healing: %v", err)
+		}
+	})
+}
+
+// TestMute: a mute connection tells nobody, each end leaves it alone, and a new
+// one works beside the end that is left.
+func TestMute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New(memnet.WithLatency(10 * time.Millisecond))
+		a, b := n.Host(newID(t), "-"), n.Host(newID(t), "")
+		defer a.Shutdown()
+		defer b.Shutdown()
+		ended := make(chan time.Time, 2)
+		b.Handle(proto, func(s overlay.Stream) {
+			echo(s)
+			ended <- time.Now()
+		})
+		s := dialled(t, a, b)
+		n.Mute(a.Self(), b.Self())
+		start := time.Now()
+		if _, err := s.Write([]byte("x")); err != nil {
+			t.Errorf("write: %v", err)
+		}
+		_ = s.SetReadDeadline(start.Add(5 * time.Second))
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("read: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := a.Probe(ctx, b.Self()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("probe: %v", err)
+		}
+		if err := a.Connect(t.Context(), b.Self(), b.Addrs()); err != nil {
+			t.Errorf("the dead connection counts: %v", err)
+		}
+		_ = a.Close(b.Self())
+		if _, err := s.Write([]byte("x")); err == nil {
+			t.Error("write after the close succeeded")
+		}
+		again := dialled(t, a, b)
+		if _, err := again.Write([]byte("y")); err != nil {
+			t.Error(err)
+		}
+		if _, err := io.ReadFull(again, make([]byte, 1)); err != nil {
+			t.Errorf("over the new connection: %v", err)
+		}
+		if got := (<-ended).Sub(start); got != 30*time.Second {
+			t.Errorf("the other end lost its stream after %v", got)
+		}
+		if _, ok := b.Info(a.Self()); !ok {
+			t.Error("the new connection went with the old one")
+		}
+		_ = again.Close()
+	})
+}
+
+// dialled connects a to b and opens a stream that b has answered on.
+func dialled(t *testing.T, a, b *memnet.Host) overlay.Stream {
+	t.Helper()
+	if err := a.Connect(t.Context(), b.Self(), b.Addrs()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.Open(t.Context(), b.Self(), proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(s, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestVanish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		a, b := n.Host(newID(t), "-"), n.Host(newID(t), "")
+		defer a.Shutdown()
+		b.Handle(proto, echo)
+		addrs := b.Addrs()
+		s := dialled(t, a, b)
+		start := time.Now()
+		b.Vanish()
+		if _, ok := a.Info(b.Self()); !ok {
+			t.Error("the peer was told")
+		}
+		if _, err := s.Read(make([]byte, 1)); err == nil || time.Since(start) != 30*time.Second {
+			t.Errorf("read: %v after %v", err, time.Since(start))
+		}
+		if err := a.Connect(t.Context(), b.Self(), addrs); !errors.Is(err, overlay.ErrUnreachable) {
+			t.Errorf("connect: %v", err)
 		}
 	})
 }

@@ -34,6 +34,9 @@ const (
 	DefaultBuffer = 256 << 10
 	// packetQueue is how many packets wait at a receiver; more are dropped.
 	packetQueue = 1024
+	// idleTimeout is after how long the ends of a muted connection give it up, as
+	// QUIC does.
+	idleTimeout = 30 * time.Second
 )
 
 // Network connects hosts.
@@ -123,6 +126,7 @@ func (n *Network) Host(id peer.ID, addr string) *Host {
 		handlers:  make(map[overlay.Protocol]func(overlay.Stream)),
 		known:     make(map[peer.ID][]multiaddr.Multiaddr),
 		conns:     make(map[peer.ID]*conn),
+		old:       make(map[*conn]struct{}),
 		circuits:  make(map[peer.ID]*conn),
 		admitted:  make(map[peer.ID]time.Time),
 		nearTried: make(map[peer.ID]time.Time),
@@ -153,6 +157,21 @@ func (n *Network) Cut(a, b peer.ID) {
 	n.cuts[pairOf(a, b)] = struct{}{}
 	if c := n.conns[pairOf(a, b)]; c != nil {
 		c.dropLocked()
+	}
+}
+
+// Mute makes the connection between a and b, if there is one, swallow everything
+// from now on, as when a gateway forgets it: neither end is told. An end that
+// closes it is rid of it alone; both are after half a minute. New connections
+// can be made, by whoever has closed the old one.
+func (n *Network) Mute(a, b peer.ID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c := n.conns[pairOf(a, b)]; c != nil {
+		c.muteLocked()
+	}
+	if h := n.hosts[a]; h != nil && h.circuits[b] != nil {
+		h.circuits[b].muteLocked()
 	}
 }
 
@@ -190,7 +209,8 @@ type conn struct {
 	net    *Network
 	a, b   *Host // a dialled
 	opened time.Time
-	done   chan struct{} // closed when the connection is gone
+	done   chan struct{} // closed when the connection is gone, or mute
+	left   chan struct{} // closed when the first end has left it
 	via    *Host         // of a circuit: the host in the middle; nil: direct
 
 	// Guarded by net.mu:
@@ -199,11 +219,96 @@ type conn struct {
 
 	mu      sync.Mutex
 	closed  bool                 // guarded by mu
+	muted   bool                 // guarded by mu; the ends leave one by one
+	gone    [2]bool              // guarded by mu; muted: whether a and b have left
 	streams map[*stream]struct{} // guarded by mu; the opener's ends
 }
 
-// dropLocked ends the connection and all its streams. net.mu is held.
+// muteLocked makes the connection swallow everything, and with it the circuits
+// that run over it. net.mu is held.
+func (c *conn) muteLocked() {
+	c.mu.Lock()
+	if c.closed || c.muted {
+		c.mu.Unlock()
+		return
+	}
+	c.muted = true
+	for s := range c.streams {
+		s.in.mute()
+		s.out.mute()
+	}
+	c.mu.Unlock()
+	close(c.done) // to packets and streams on their way
+	for rider := range c.riders {
+		rider.muteLocked()
+	}
+	for _, t := range c.timers {
+		t.Stop()
+	}
+	if c.via == nil {
+		delete(c.net.conns, pairOf(c.a.id, c.b.id))
+	}
+	time.AfterFunc(idleTimeout, c.drop)
+}
+
+// leaveLocked ends the connection and all its streams for h, and, unless it is
+// mute, for the other end. net.mu is held.
+func (c *conn) leaveLocked(h *Host) {
+	c.mu.Lock()
+	if !c.muted {
+		c.mu.Unlock()
+		c.dropLocked()
+		return
+	}
+	side := &c.gone[0]
+	if h == c.b {
+		side = &c.gone[1]
+	}
+	if *side {
+		c.mu.Unlock()
+		return
+	}
+	if *side = true; c.gone[0] != c.gone[1] {
+		close(c.left)
+	}
+	p := c.other(h).id
+	for s := range c.streams {
+		if s.peer != p {
+			s = s.other
+		}
+		s.leave()
+	}
+	c.mu.Unlock()
+	for rider := range c.riders {
+		if h == rider.via { // its other leg may live
+			rider.leaveLocked(rider.other(c.other(h)))
+		} else {
+			rider.leaveLocked(h)
+		}
+	}
+	if all := h.connsLike(c); all[p] == c {
+		delete(all, p)
+	}
+	delete(h.old, c)
+	h.table.Remove(p, c.path())
+}
+
+// connsLike is where h keeps a connection.
+func (h *Host) connsLike(c *conn) map[peer.ID]*conn {
+	if c.via != nil {
+		return h.circuits
+	}
+	return h.conns
+}
+
+// dropLocked ends the connection and all its streams at both ends. net.mu is
+// held.
 func (c *conn) dropLocked() {
+	if c.isMuted() {
+		c.leaveLocked(c.a)
+		c.leaveLocked(c.b)
+		return
+	}
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
@@ -214,6 +319,7 @@ func (c *conn) dropLocked() {
 	c.streams = nil
 	c.mu.Unlock()
 	close(c.done)
+	close(c.left)
 	for s := range streams {
 		s.reset(errReset)
 	}
@@ -230,13 +336,16 @@ func (c *conn) dropLocked() {
 	}
 	for _, h := range []*Host{c.a, c.b} {
 		p := c.other(h).id
-		if c.via == nil {
-			delete(h.conns, p)
-		} else {
-			delete(h.circuits, p)
-		}
+		delete(h.connsLike(c), p)
 		h.table.Remove(p, c.path())
 	}
+}
+
+// isMuted reports whether the connection swallows everything.
+func (c *conn) isMuted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.muted
 }
 
 func (c *conn) other(h *Host) *Host {
@@ -253,6 +362,10 @@ func (c *conn) add(s *stream) bool {
 	if c.closed {
 		return false
 	}
+	if c.muted {
+		s.in.mute()
+		s.out.mute()
+	}
 	c.streams[s] = struct{}{}
 	return true
 }
@@ -261,6 +374,9 @@ func (c *conn) add(s *stream) bool {
 func (c *conn) forget(s *stream) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.muted {
+		return // the other end goes on
+	}
 	delete(c.streams, s)
 	delete(c.streams, s.other)
 }

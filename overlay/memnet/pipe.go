@@ -26,6 +26,9 @@ type pipe struct {
 	eofAt      time.Time // … and the reader may know from here on
 	readClosed bool      // the reader wants no more: bytes are thrown away
 	err        error     // set once, by reset
+	muted      bool      // what is written never arrives, and neither end learns of the other …
+	readErr    error     // … so each is reset alone
+	writeErr   error
 	alarm      *time.Timer
 	alarmSet   bool // alarm will broadcast when the next segment is due
 	read       deadline
@@ -58,12 +61,15 @@ func (p *pipe) Read(b []byte) (int, error) {
 		switch {
 		case p.err != nil:
 			return 0, p.err
+		case p.readErr != nil:
+			return 0, p.readErr
 		case p.readClosed:
 			return 0, io.ErrClosedPipe
 		case p.read.passed:
 			return 0, os.ErrDeadlineExceeded
 		case len(b) == 0:
 			return 0, nil
+		case p.muted:
 		case len(p.segments) > 0:
 			if p.due(p.segments[0].due) {
 				return p.takeLocked(b), nil
@@ -129,13 +135,15 @@ func (p *pipe) Write(b []byte) (int, error) {
 		switch {
 		case p.err != nil:
 			return n, p.err
+		case p.writeErr != nil:
+			return n, p.writeErr
 		case p.eof:
 			return n, io.ErrClosedPipe
 		case p.write.passed:
 			return n, os.ErrDeadlineExceeded
 		case n == len(b):
 			return n, nil
-		case p.readClosed:
+		case p.readClosed && !p.muted:
 			return len(b), nil
 		}
 		if space := p.limit - p.size; space > 0 {
@@ -185,7 +193,9 @@ func (p *pipe) closeRead() {
 		return
 	}
 	p.readClosed = true
-	p.dropLocked()
+	if !p.muted {
+		p.dropLocked()
+	}
 	p.read.stop()
 	p.changed.Broadcast()
 }
@@ -200,6 +210,36 @@ func (p *pipe) reset(err error) {
 	p.err = err
 	p.dropLocked()
 	p.read.stop()
+	p.write.stop()
+	p.changed.Broadcast()
+}
+
+// mute makes the pipe swallow what is on its way and what is written from now
+// on, as much as fits.
+func (p *pipe) mute() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.muted = true
+	p.changed.Broadcast()
+}
+
+// resetRead is reset for the reader alone, resetWrite for the writer.
+func (p *pipe) resetRead(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.readErr == nil {
+		p.readErr = err
+	}
+	p.read.stop()
+	p.changed.Broadcast()
+}
+
+func (p *pipe) resetWrite(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.writeErr == nil {
+		p.writeErr = err
+	}
 	p.write.stop()
 	p.changed.Broadcast()
 }

@@ -49,11 +49,22 @@ func (s *stream) Close() error {
 }
 
 func (s *stream) Reset() error {
+	if s.conn.isMuted() {
+		s.ended.Store(true)
+		s.leave()
+		return nil
+	}
 	s.ended.Store(true)
 	s.other.ended.Store(true)
 	s.reset(errReset)
 	s.conn.forget(s)
 	return nil
+}
+
+// leave fails this end of a muted stream.
+func (s *stream) leave() {
+	s.in.resetRead(errReset)
+	s.out.resetWrite(errReset)
 }
 
 // reset fails both ends without touching the connection.

@@ -23,6 +23,8 @@ func TestParse(t *testing.T) {
 		{[]string{"--mode", "resync", "--missing", "5", "--total", "100", "--where", "newest", "--explained"}, nil},
 		{[]string{"--mode", "partition", "--pillars", "10", "--rate", "200", "--seconds", "60"}, nil},
 		{[]string{"--mode", "join", "--pillars", "50", "--idle", "0.5"}, nil},
+		{[]string{"--mode", "failover", "--runs", "4", "--transport", "quic"}, nil},
+		{[]string{"--mode", "failover", "--pillars", "1", "--concern", "1"}, errUsage},
 		{[]string{"--mode", "resync", "--missing", "5", "--total", "4"}, errUsage},
 		{[]string{"--mode", "resync", "--where", "here"}, errUsage},
 		{[]string{"--mode", "partition", "--rate", "0"}, errUsage},

@@ -10,6 +10,7 @@
 //	go run ./testnet/bench --mode resync --missing 1000 --total 1000000 [--where newest] [--explained]
 //	go run ./testnet/bench --mode partition --pillars 10 --rate 200 --seconds 60
 //	go run ./testnet/bench --mode join --pillars 50 --idle 10
+//	go run ./testnet/bench --mode failover --runs 20 --transport quic
 //
 // The load comes from light clients in this process, which speak the messages
 // of docs/protocol.md over connections of their own; a sender is one message in
@@ -50,6 +51,7 @@ type settings struct {
 	concern     int
 	nodes       int
 	idleMinutes float64
+	runs        int
 	rate        int
 	seconds     int
 	missing     int
@@ -105,6 +107,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		result, err = b.partition(ctx)
 	case "join":
 		result, err = b.join(ctx)
+	case "failover":
+		result, err = b.failover(ctx)
 	default:
 		result, err = b.ingest(ctx)
 	}
@@ -124,7 +128,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	s := new(settings)
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&s.mode, "mode", "ingest", "ingest: send messages; catchup: read a full mailbox; idle: hold connections; resync: make two pillars equal again; partition: split the network and heal it; join: many pillars, one more, and a while of nothing")
+	f.StringVar(&s.mode, "mode", "ingest", "ingest: send messages; catchup: read a full mailbox; idle: hold connections; resync: make two pillars equal again; partition: split the network and heal it; failover: kill pillars in the middle of a conversation; join: many pillars, one more, and a while of nothing")
 	f.IntVar(&s.pillars, "pillars", 3, "pillars")
 	f.IntVar(&s.senders, "senders", 64, "senders: messages in flight, all devices together")
 	f.IntVar(&s.clients, "clients", 0, "devices that the senders are spread over (default the smaller of senders and 8)")
@@ -134,6 +138,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	f.IntVar(&s.concern, "concern", 2, "copies before a message counts as acknowledged")
 	f.IntVar(&s.nodes, "nodes", 1000, "connections of --mode idle")
 	f.Float64Var(&s.idleMinutes, "idle", 10, "minutes that --mode join watches a network in which nothing happens")
+	f.IntVar(&s.runs, "runs", 20, "kills of --mode failover")
 	f.IntVar(&s.rate, "rate", 200, "messages a second in each half of --mode partition")
 	f.IntVar(&s.seconds, "seconds", 60, "how long the network is split")
 	f.IntVar(&s.missing, "missing", 1000, "records that one of the two pillars of --mode resync lacks")
@@ -162,7 +167,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	return s, nil
 }
 
-var modes = []string{"ingest", "catchup", "idle", "resync", "partition", "join"}
+var modes = []string{"ingest", "catchup", "idle", "resync", "partition", "join", "failover"}
 
 // complete fills in what follows from other settings and says what is wrong.
 func (s *settings) complete(f *flag.FlagSet) error {
@@ -187,8 +192,10 @@ func (s *settings) complete(f *flag.FlagSet) error {
 		return fmt.Errorf("--where %s: want scattered or newest", s.where)
 	case s.rate < 1 || s.seconds < 1 || s.idleMinutes < 0:
 		return errors.New("--rate and --seconds must be at least 1, --idle at least 0")
-	case s.mode == "partition" && s.pillars < 2:
-		return errors.New("--mode partition needs two pillars")
+	case s.runs < 1:
+		return errors.New("--runs must be at least 1")
+	case s.mode == "partition" && s.pillars < 2, s.mode == "failover" && s.pillars < 2:
+		return fmt.Errorf("--mode %s needs two pillars", s.mode)
 	case s.missing < 1 || s.total < s.missing:
 		return errors.New("--missing must be from 1 to --total")
 	case s.spread != "all" && s.spread != "first":

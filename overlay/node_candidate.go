@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"errors"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -21,6 +23,15 @@ type candidate struct {
 	lastFail time.Time
 	lastSeen time.Time
 	refusal  error // why it was not used the last time
+	// stale: its connection is dead, and has to be closed, or Connect would be
+	// content with it. renewing: the attempt under way does that; it keeps no
+	// other from being made.
+	stale    bool
+	renewing bool
+	silent   bool      // it was given up for dead
+	run      uint64    // and which run that was
+	haste    int       // how often it lived all the same
+	hasteAt  time.Time // the last time
 	rtt      time.Duration
 	waiters  []chan error // AddPillar: for the next attempt
 	served   []chan error // and for the one under way
@@ -95,3 +106,55 @@ func (m *nodeSessions) addrsFor(p identity.PillarID) []multiaddr.Multiaddr {
 	}
 	return m.addrsOf(c)
 }
+
+// failed plans c's next attempt. m.mu is held.
+func (m *nodeSessions) failed(c *candidate, err error) {
+	level := m.n.log.Debug
+	switch CodeOf(err) {
+	case CodeWrongNetwork, CodeNotAdmitted, CodeRegistrationClosed, CodeRemovedDevice:
+		level = m.n.log.Warn
+		c.fails = max(c.fails, 5)
+	}
+	if errors.Is(err, ErrCloned) {
+		level = m.n.log.Error
+	}
+	level("pillar not used", "pillar", c.id, "err", err)
+	c.fails++
+	c.lastFail = time.Now()
+	c.nextTry = c.lastFail.Add(spread(min(backoffMax, backoffMin<<min(c.fails-1, 6))))
+}
+
+// missing plans c's next attempt after its session fell silent: its connection is
+// closed then. The path died as likely as the pillar, so a new one may work at
+// once. m.mu is held.
+func (m *nodeSessions) missing(c *candidate, s *nodeSession) {
+	fails := c.fails
+	m.failed(c, s.err)
+	c.stale = true
+	if errors.Is(s.err, errSilent) {
+		c.fails, c.nextTry = fails, time.Time{}
+		c.silent, c.run = true, s.run
+	}
+}
+
+// patience returns how often the pillar of a new session was given up for dead
+// and then was not: the same run of it answers. Or the path was another then,
+// which does not happen every minute. nodeSessions.mu is held.
+func (c *candidate) patience(s *nodeSession) int {
+	now := time.Now()
+	if now.Sub(c.hasteAt) > hasteLife {
+		c.haste = 0
+	}
+	if c.silent && c.run == s.run {
+		c.haste, c.hasteAt = min(c.haste+1, hasteMost), now
+	}
+	c.silent = false
+	return c.haste
+}
+
+// jitter returns between three quarters of d and d.
+func jitter(d time.Duration) time.Duration { return d - time.Duration(rand.Int64N(int64(d/4)+1)) }
+
+// spread returns between half of d and one and a half: thousands of nodes that
+// lost one pillar must not come back to it at once.
+func spread(d time.Duration) time.Duration { return d/2 + time.Duration(rand.Int64N(int64(d)+1)) }
