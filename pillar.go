@@ -66,6 +66,12 @@ type PillarConfig struct {
 	Memory int64
 	// Registration says who may register. Default RegistrationOpen.
 	Registration Registration
+	// PerIP is how many connections are taken from one IPv4 address or IPv6 /56,
+	// PerSubnet how many from an IPv4 /24 or IPv6 /48: as many at once, and a tenth
+	// of them every second then. Loopback may have any number. Behind one address
+	// of a carrier's NAT there may be hundreds of nodes. Default 1,024, and four
+	// times PerIP.
+	PerIP, PerSubnet int
 
 	// Admin is the HOST:PORT of the admin port; "" or Off: none. An address that
 	// others reach needs a certificate or AdminInsecure.
@@ -97,6 +103,9 @@ func (c *PillarConfig) Validate() error {
 	}
 	if c.Concern < 0 || c.Concern > 255 {
 		return fmt.Errorf("%w: a concern of %d copies; want 1 to 255", ErrConfig, c.Concern)
+	}
+	if c.PerIP < 0 || c.PerSubnet < 0 || c.PerSubnet > 0 && c.PerSubnet < c.PerIP {
+		return fmt.Errorf("%w: %d connections from one address and %d from its subnet; want at least 1, and no less from the subnet", ErrConfig, c.PerIP, c.PerSubnet)
 	}
 	switch c.Registration {
 	case "", RegistrationOpen, RegistrationClosed:
@@ -225,7 +234,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.host, err = relay.New(relay.Config{
 		Key: key.Private(), Role: relay.RolePillar, Home: p.cfg.Home, Listen: listen, Announce: announce,
 		UserAgent: "obelisk/" + p.cfg.Version, Logger: p.log, Registerer: p.cfg.Registry,
-		RelayUser: p.relayUser,
+		RelayUser: p.relayUser, PerIP: p.cfg.PerIP, PerSubnet: p.cfg.PerSubnet,
 	})
 	if err != nil {
 		return err

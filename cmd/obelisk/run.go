@@ -40,7 +40,7 @@ type runOptions struct {
 	registration, admin, adminTLSCert, adminTLSKey string
 	adminInsecure                                  bool
 	keyType                                        string
-	rsaBits                                        int
+	rsaBits, perIP, perSubnet                      int
 	api, direct, presence, logLevel, logFormat     string
 }
 
@@ -89,6 +89,10 @@ func (o *runOptions) register(fs *pflag.FlagSet) {
 	fs.Var(sizeValue{&o.memory}, "memory", "how much memory to take")
 	option(both, "memory")
 	choice(pillar, &o.registration, "registration", "who may register; closed: accounts that network allow named", "open", "closed")
+	fs.IntVar(&o.perIP, "per-ip", relay.DefaultPillarPerIP, "largest `N` of connections from one IPv4 address or IPv6 /56; a tenth of it is how many may come each second")
+	option(pillar, "per-ip")
+	fs.IntVar(&o.perSubnet, "per-subnet", 0, "the same for an IPv4 /24 or IPv6 /48 (default four times --per-ip)")
+	option(pillar, "per-subnet")
 	o.admin = "127.0.0.1:4080"
 	text(pillar, &o.admin, "admin", "`HOST:PORT` of the admin port, or off")
 	text(pillar, &o.adminTLSCert, "admin-tls-cert", "PEM `FILE` with the admin port's certificate")
@@ -237,6 +241,7 @@ func (o *runOptions) pillarConfig() (obelisk.PillarConfig, error) {
 		Dir: dir, Listen: o.listen, Announce: o.announce, Join: append(o.join, o.pillar...),
 		NetworkKey: o.networkKey, Admission: o.admission, Home: o.home, Rejoin: o.rejoin, Concern: o.concern,
 		StoreLimit: uint64(o.storeLimit), Memory: o.memory, Registration: obelisk.Registration(o.registration),
+		PerIP: o.perIP, PerSubnet: o.perSubnet,
 		Admin: o.admin, AdminTLSCert: o.adminTLSCert, AdminTLSKey: o.adminTLSKey, AdminInsecure: o.adminInsecure,
 	}
 	return c, c.Validate()
