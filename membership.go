@@ -142,9 +142,14 @@ func (m *membership) admit(now uint64) (identity.Admission, error) {
 const learnPause = time.Second
 
 // learnNetwork asks the pillars of bare addresses for their network until one
-// answers or ctx ends. What one of them says is believed because the operator
-// named exactly that pillar, and its admission is checked.
-func learnNetwork(ctx context.Context, links overlay.Links, self identity.PillarID, invitations []overlay.Invitation) (identity.NetworkID, error) {
+// answers or ctx ends, and returns what it tells of its addresses beside it. What
+// one of them says is believed because the operator named exactly that pillar,
+// and its admission is checked.
+//
+// Nothing stays connected: of all addresses, which are known only now, the best
+// is to be dialled, and not the one that the operator happened to name. Whom a
+// home pillar sees over TCP alone it cannot tell where its UDP port is reached.
+func learnNetwork(ctx context.Context, links overlay.Links, self identity.PillarID, invitations []overlay.Invitation) (identity.NetworkID, []overlay.PillarAddr, error) {
 	for {
 		var err error
 		for _, inv := range invitations {
@@ -152,35 +157,44 @@ func learnNetwork(ctx context.Context, links overlay.Links, self identity.Pillar
 				if p.Pillar == self {
 					continue
 				}
+				var info *overlay.PillarInfo
 				var n identity.NetworkID
-				if n, err = askNetwork(ctx, links, p); err == nil {
-					return n, nil
+				if n, info, err = askNetwork(ctx, links, p); err != nil {
+					continue
 				}
+				_ = links.Close(peer.ID(p.Pillar)) // another is made
+				var addrs []overlay.PillarAddr
+				for _, a := range info.Addrs {
+					if !overlay.IsCircuit(a) {
+						addrs = append(addrs, overlay.PillarAddr{Pillar: p.Pillar, Addr: a})
+					}
+				}
+				return n, addrs, nil
 			}
 		}
 		if err == nil {
 			err = fmt.Errorf("%w: --join names no other pillar", ErrConfig)
-			return identity.NetworkID{}, err
+			return identity.NetworkID{}, nil, err
 		}
 		select {
 		case <-ctx.Done():
-			return identity.NetworkID{}, fmt.Errorf("which network this is could not be asked: %w", err)
+			return identity.NetworkID{}, nil, fmt.Errorf("which network this is could not be asked: %w", err)
 		case <-time.After(learnPause):
 		}
 	}
 }
 
 // askNetwork reads the Hello that a pillar sends first on every session.
-func askNetwork(ctx context.Context, links overlay.Links, p overlay.PillarAddr) (identity.NetworkID, error) {
+func askNetwork(ctx context.Context, links overlay.Links, p overlay.PillarAddr) (identity.NetworkID, *overlay.PillarInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	id := peer.ID(p.Pillar)
 	if err := links.Connect(ctx, id, []multiaddr.Multiaddr{p.Addr}); err != nil {
-		return identity.NetworkID{}, err
+		return identity.NetworkID{}, nil, err
 	}
 	s, err := links.Open(ctx, id, overlay.ProtoNode)
 	if err != nil {
-		return identity.NetworkID{}, err
+		return identity.NetworkID{}, nil, err
 	}
 	defer s.Reset()
 	deadline, _ := ctx.Deadline()
@@ -188,18 +202,19 @@ func askNetwork(ctx context.Context, links overlay.Links, p overlay.PillarAddr) 
 	now := uint64(time.Now().UnixMilli())
 	own := &overlay.Hello{Role: overlay.RoleNode, Formats: overlay.Format, Time: now}
 	if _, err := s.Write(overlay.AppendFrame(nil, own)); err != nil {
-		return identity.NetworkID{}, err
+		return identity.NetworkID{}, nil, err
 	}
 	m, err := overlay.NewFrameReader(s).Next()
 	if err != nil {
-		return identity.NetworkID{}, fmt.Errorf("ask %s: %w", p, err)
+		return identity.NetworkID{}, nil, fmt.Errorf("ask %s: %w", p, err)
 	}
 	h, ok := m.(*overlay.Hello)
 	if !ok {
-		return identity.NetworkID{}, overlay.Refuse(overlay.CodeInvalid, "%s does not say Hello", p)
+		return identity.NetworkID{}, nil, overlay.Refuse(overlay.CodeInvalid, "%s does not say Hello", p)
 	}
-	if _, _, err := overlay.CheckPillarHello(h, p.Pillar, identity.NetworkID{}, now); err != nil {
-		return identity.NetworkID{}, err
+	_, info, err := overlay.CheckPillarHello(h, p.Pillar, identity.NetworkID{}, now)
+	if err != nil {
+		return identity.NetworkID{}, nil, err
 	}
-	return h.Network, nil
+	return h.Network, info, nil
 }

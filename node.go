@@ -250,6 +250,7 @@ func (n *Node) build(device *identity.DeviceKey) (*nodeParts, error) {
 		return nil, err
 	}
 	nc.Links, nc.Peers, nc.Traversal = host, host, host
+	nc.PillarsChanged = host.Reconsider
 	core, err := overlay.NewNode(nc)
 	if err == nil {
 		err = host.Listen()

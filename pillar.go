@@ -66,12 +66,12 @@ type PillarConfig struct {
 	Memory int64
 	// Registration says who may register. Default RegistrationOpen.
 	Registration Registration
-	// PerIP is how many connections are taken from one IPv4 address or IPv6 /56,
-	// PerSubnet how many from an IPv4 /24 or IPv6 /48: as many at once, and a tenth
-	// of them every second then. Loopback may have any number. Behind one address
-	// of a carrier's NAT there may be hundreds of nodes. Default 1,024, and four
-	// times PerIP.
-	PerIP, PerSubnet int
+	// MaxPeers is about how many nodes and pillars may be connected at once; an
+	// idle one takes about 70 KB of memory. PerIP is how many connections, and
+	// how many reservations at the relay, one IPv4 address or IPv6 /56 may have,
+	// PerSubnet how many connections an IPv4 /24 or IPv6 /48. Defaults
+	// relay.DefaultPillarPeers, relay.DefaultPillarPerIP and four times PerIP.
+	MaxPeers, PerIP, PerSubnet int
 
 	// Admin is the HOST:PORT of the admin port; "" or Off: none. An address that
 	// others reach needs a certificate or AdminInsecure.
@@ -104,8 +104,11 @@ func (c *PillarConfig) Validate() error {
 	if c.Concern < 0 || c.Concern > 255 {
 		return fmt.Errorf("%w: a concern of %d copies; want 1 to 255", ErrConfig, c.Concern)
 	}
-	if c.PerIP < 0 || c.PerSubnet < 0 || c.PerSubnet > 0 && c.PerSubnet < c.PerIP {
-		return fmt.Errorf("%w: %d connections from one address and %d from its subnet; want at least 1, and no less from the subnet", ErrConfig, c.PerIP, c.PerSubnet)
+	if c.MaxPeers < 0 || c.PerIP < 0 || c.PerSubnet < 0 {
+		return fmt.Errorf("%w: a negative number of connections", ErrConfig)
+	}
+	if c.PerSubnet > 0 && c.PerSubnet < c.PerIP {
+		return fmt.Errorf("%w: %d connections from one address and %d from its subnet; want no less from the subnet", ErrConfig, c.PerIP, c.PerSubnet)
 	}
 	switch c.Registration {
 	case "", RegistrationOpen, RegistrationClosed:
@@ -234,14 +237,21 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	p.host, err = relay.New(relay.Config{
 		Key: key.Private(), Role: relay.RolePillar, Home: p.cfg.Home, Listen: listen, Announce: announce,
 		UserAgent: "obelisk/" + p.cfg.Version, Logger: p.log, Registerer: p.cfg.Registry,
-		RelayUser: p.relayUser, PerIP: p.cfg.PerIP, PerSubnet: p.cfg.PerSubnet,
+		MaxPeers: p.cfg.MaxPeers, PerIP: p.cfg.PerIP, PerSubnet: p.cfg.PerSubnet, RelayUser: p.relayUser,
 	})
 	if err != nil {
 		return err
 	}
 	p.life.onStop("connections", p.host.Shutdown)
+	// The pillar's record says where it listens, so that comes first, and before
+	// the first connection: one that does not leave from a listening port shows
+	// nobody where this pillar could be reached behind its NAT. Whoever connects
+	// before the handlers are there tries again.
+	if err := p.host.Listen(); err != nil {
+		return err
+	}
 	if member.network.IsZero() {
-		if member.network, err = learnNetwork(ctx, p.host, key.ID(), invitations); err != nil {
+		if member.network, p.invited, err = learnNetwork(ctx, p.host, key.ID(), invitations); err != nil {
 			return err
 		}
 	}
@@ -255,15 +265,10 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	if p.cfg.Home {
 		p.home = newHomeReach(p.ID())
 	}
-	// The pillar's record says where it listens, so that comes first. Whoever
-	// connects before the handlers are there tries again.
-	if err := p.host.Listen(); err != nil {
-		return err
-	}
 	core, err := overlay.NewPillar(overlay.PillarConfig{
 		Network: p.network, Key: key, Store: records, Links: p.host, Peers: p.host,
 		Admit: member.admit, Addrs: p.told, Home: p.cfg.Home, Name: p.cfg.Name, Rejoin: p.cfg.Rejoin,
-		Concern: p.cfg.Concern, Registration: p.cfg.Registration, StoreLimit: p.cfg.StoreLimit,
+		Concern: p.cfg.Concern, Registration: p.cfg.Registration, StoreLimit: p.cfg.StoreLimit, MaxSessions: p.cfg.MaxPeers,
 		Disk:   func() (uint64, uint64, error) { return diskSpace(p.dir.path) },
 		Logger: p.log, Registerer: p.cfg.Registry,
 	})

@@ -19,10 +19,12 @@ const (
 	roundTimeout = 2 * time.Minute  // for a whole round
 	deepEvery    = 45 * time.Second // least time between deep rounds that are begun with one pillar
 	deepAllowed  = 30 * time.Second // and that one pillar may begin here
-	roundsBurst  = 10               // rounds a pillar may begin here at once,
-	roundsRefill = time.Second      // and one more each such time
-	maxHosted    = 16               // rounds whose sketch is kept for the other side
-	owedRounds   = 5                // rounds in a row in which a pillar does not give what it claims
+	wholeEvery   = 5 * time.Minute  // the same for those over whole IDs, which read the disk
+	wholeAllowed = 4 * time.Minute
+	roundsBurst  = 10          // rounds a pillar may begin here at once,
+	roundsRefill = time.Second // and one more each such time
+	maxHosted    = 16          // rounds whose sketch is kept for the other side
+	owedRounds   = 5           // rounds in a row in which a pillar does not give what it claims
 )
 
 // Offences of the audit.
@@ -67,9 +69,11 @@ type auditTrack struct {
 	owed   int           // rounds in a row with claims that were not met
 	doubt  *overlay.Spot // a sample that differed and is looked at again
 
-	deepBegun, deepHosted time.Time
-	tokens                float64 // of rounds it may begin
-	tokensAt              time.Time
+	deepBegun, deepHosted   time.Time
+	wholeBegun, wholeHosted time.Time
+	puzzled                 bool    // a deep round found nothing where sums differ
+	tokens                  float64 // of rounds it may begin
+	tokensAt                time.Time
 }
 
 func newAudit(m *Mesh) *audit {
@@ -268,6 +272,7 @@ type round struct {
 	failed         error
 	begun          time.Time
 	key            overlay.ShortKey
+	under          overlay.ShortKey // in place of key, what records are named under in a deep round
 	settled, front uint64
 	sent           overlay.Tally // what our Root said
 	count          uint64        // how many records the other side has

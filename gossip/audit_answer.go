@@ -26,6 +26,7 @@ type hosted struct {
 	round          overlay.Round
 	n              uint64
 	key            overlay.ShortKey
+	under          overlay.ShortKey // in place of key, what records are named under in a deep round
 	settled, front uint64
 	apart          bool // the sets differed
 	tally          overlay.Tally
@@ -124,7 +125,7 @@ func (h *host) answerRoot(msg *overlay.Root) overlay.Message {
 		return h.notNow(msg.N)
 	}
 	st := h.m.holdings.state()
-	h.hosted = hosted{round: h.round, n: msg.N, key: st.key, settled: min(st.settled, msg.Settled), front: max(st.front, msg.Front)}
+	h.hosted = hosted{round: h.round, n: msg.N, key: st.key, under: st.key, settled: min(st.settled, msg.Settled), front: max(st.front, msg.Front)}
 	reply := &overlay.Root{N: msg.N, Answer: true, Settled: h.settled, Front: h.front, Key: keyName(st.key)}
 	if msg.Key != reply.Key {
 		h.round.Result = overlay.RoundOtherKey
@@ -282,7 +283,7 @@ func (h *host) answerIDs(ctx context.Context, msg *overlay.IDs) overlay.Message 
 
 // give answers with the records of the short IDs, or as many as fit.
 func (h *host) give(shorts []uint64, reply *overlay.IDs) error {
-	names := naming{network: h.m.hashing(h.key)}
+	names := naming{network: h.m.hashing(h.under)}
 	if h.deep != nil {
 		names.deep = &h.deep.key
 	}
@@ -298,7 +299,7 @@ func (h *host) give(shorts []uint64, reply *overlay.IDs) error {
 			return nil
 		}
 		places := found[s]
-		got, err := h.m.load(h.key, &places)
+		got, err := h.m.load(h.under, &places)
 		if err != nil {
 			return err
 		}

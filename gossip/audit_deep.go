@@ -28,8 +28,10 @@ const (
 // drawn, so nobody can have prepared for it; divides them in parts by these
 // names; and compares part by part. It copes with differences of any number and
 // with records that have equal short IDs. It reads no disk to compare: of each
-// record 16 bytes are in memory, and for two records to have those in common
-// takes 2^64 hashes.
+// record 16 bytes are in memory. For two records to have those in common takes
+// 2^64 hashes, if their author knows the short key. So where such a round finds
+// nothing though sums differ, and keeps finding nothing once all is counted anew,
+// the next one names whole IDs, read from the disk: see ADR 0015.
 
 // deepSet is what one side has in a deep round.
 type deepSet struct {
@@ -125,18 +127,57 @@ func (a *audit) beginDeep(p peer.ID) (end func(), ok bool) {
 	return func() { <-a.begun }, true
 }
 
+// beginWhole reports whether a deep round with p that is begun is to be one over
+// whole IDs.
+func (a *audit) beginWhole(p peer.ID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := a.track(p)
+	if !t.puzzled || !t.wholeBegun.IsZero() && time.Since(t.wholeBegun) < wholeEvery {
+		return false
+	}
+	t.wholeBegun = time.Now()
+	return true
+}
+
+// puzzle notes whether a deep round with p found nothing where sums differ.
+func (a *audit) puzzle(p peer.ID, on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.track(p).puzzled = on
+}
+
+// deepPlaces returns what a deep round compares, and under which key it is named
+// in place of the network's; nil if the instants are too far from now's, or the
+// key is not key any more.
+func (h *holdings) deepPlaces(key overlay.ShortKey, q *overlay.Buckets) ([]place, overlay.ShortKey, error) {
+	places, ok := h.allAt(key, q.Settled, q.Front)
+	if !ok || !q.Whole {
+		return places, key, nil
+	}
+	under := key.WholeKey(q.Seed)
+	places, err := h.whole(under, q.Settled, q.Front)
+	return places, under, err
+}
+
 // hostDeep reports whether the deep round of p may be joined, and whether it
 // may be asked for at all; if joined, a value is in a.joined.
-func (a *audit) hostDeep(p peer.ID) (joined, allowed bool) {
+func (a *audit) hostDeep(p peer.ID, whole bool) (joined, allowed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	t := a.track(p)
 	if !t.deepHosted.IsZero() && time.Since(t.deepHosted) < deepAllowed {
 		return false, false
 	}
+	if whole && !t.wholeHosted.IsZero() && time.Since(t.wholeHosted) < wholeAllowed {
+		return false, false
+	}
 	select {
 	case a.joined <- struct{}{}:
 		t.deepHosted = time.Now()
+		if whole {
+			t.wholeHosted = t.deepHosted
+		}
 		return true, true
 	default:
 		return false, true
@@ -156,14 +197,18 @@ func (r *round) goDeep(ctx context.Context) error {
 	}
 	defer end()
 	r.m.met.deep.Inc()
-	places, ok := r.m.holdings.allAt(r.key, r.settled, r.front)
-	if !ok {
+	q := &overlay.Buckets{N: r.n, Settled: r.settled, Front: r.front, Whole: r.m.audit.beginWhole(r.s.peer)}
+	rand.Read(q.Seed[:])
+	places, under, err := r.m.holdings.deepPlaces(r.key, q)
+	if err != nil {
+		return err
+	}
+	if places == nil {
 		r.Result = r.apartAs()
 		return nil
 	}
-	q := &overlay.Buckets{N: r.n, Settled: r.settled, Front: r.front,
-		Bits: partBits(max(len(places), int(min(r.count, 1<<31))), r.guess)}
-	rand.Read(q.Seed[:])
+	r.under = under
+	q.Bits = partBits(max(len(places), int(min(r.count, 1<<31))), r.guess)
 	r.deep, q.Parts = makeDeep(r.key.DeepKey(q.Seed), q.Bits, places)
 	reply, err := r.ask(ctx, q)
 	if err != nil {
@@ -171,7 +216,7 @@ func (r *round) goDeep(ctx context.Context) error {
 	}
 	msg, ok := reply.(*overlay.Buckets)
 	switch {
-	case !ok || msg.Seed == q.Seed && msg.Bits != q.Bits:
+	case !ok || msg.Seed == q.Seed && (msg.Bits != q.Bits || msg.Whole != q.Whole):
 		return r.fault(faultRound, "no Buckets")
 	case msg.Seed != q.Seed: // not now
 		return nil
@@ -180,10 +225,12 @@ func (r *round) goDeep(ctx context.Context) error {
 		// differed has come.
 		r.Result = overlay.RoundEqual
 		if now, ok := r.m.holdings.at(r.key, r.settled, r.front); ok && now == r.sent {
+			r.m.audit.puzzle(r.s.peer, !q.Whole)
 			r.m.holdings.distrust(0, 0)
 		}
 		return nil
 	}
+	r.m.audit.puzzle(r.s.peer, false)
 	r.deep.keep(msg.Parts)
 	r.await(ctx, true, true, func() bool { return true })
 	for part := range slices.Chunk(msg.Parts, partsAtOnce) {
@@ -243,7 +290,7 @@ func (r *round) repairParts(ctx context.Context, parts []overlay.AuditPart, gues
 	if r.skipFetch {
 		wanted = nil
 	}
-	return r.exchange(ctx, naming{network: r.m.hashing(r.key), deep: &r.deep.key}, push, wanted)
+	return r.exchange(ctx, naming{network: r.m.hashing(r.under), deep: &r.deep.key}, push, wanted)
 }
 
 // decodeParts asks for cells until each part is decoded, or has failed.
@@ -331,7 +378,7 @@ func (h *host) answerBuckets(msg *overlay.Buckets) overlay.Message {
 		h.m.scores.offend(h.s.peer, faultRound)
 		return nil
 	}
-	joined, allowed := h.m.audit.hostDeep(h.s.peer)
+	joined, allowed := h.m.audit.hostDeep(h.s.peer, msg.Whole)
 	if !allowed {
 		h.m.scores.offend(h.s.peer, faultDeep)
 	}
@@ -339,14 +386,18 @@ func (h *host) answerBuckets(msg *overlay.Buckets) overlay.Message {
 	if !joined {
 		return notNow
 	}
-	places, ok := h.m.holdings.allAt(h.key, h.settled, h.front)
-	if !ok {
+	places, under, err := h.m.holdings.deepPlaces(h.key, msg)
+	if err != nil {
+		h.m.log.Warn("join in a deep round", "err", err)
+	}
+	if places == nil {
 		<-h.m.audit.joined
 		return notNow
 	}
+	h.under = under
 	h.m.met.deep.Inc()
 	set, mine := makeDeep(h.key.DeepKey(msg.Seed), msg.Bits, places)
-	reply := &overlay.Buckets{N: h.n, Answer: true, Settled: h.settled, Front: h.front, Seed: msg.Seed, Bits: msg.Bits,
+	reply := &overlay.Buckets{N: h.n, Answer: true, Settled: h.settled, Front: h.front, Seed: msg.Seed, Whole: msg.Whole, Bits: msg.Bits,
 		Parts: differing(mine, msg.Parts)}
 	if len(reply.Parts) == 0 && h.apart {
 		h.m.holdings.distrust(0, 0)

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/obelisk-network/obelisk/gossip"
 	"github.com/obelisk-network/obelisk/gossip/replicatest"
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -414,6 +415,40 @@ func TestRoundWithNobody(t *testing.T) {
 		other := w.quiet()
 		if _, err := a.mesh.Round(context.Background(), other.key.ID()); overlay.CodeOf(err) != overlay.CodeUnreachable {
 			t.Errorf("a round with nobody: %v", err)
+		}
+	})
+}
+
+// TestRoundWholeIDs has two records, one on either side, be the same in all that
+// is in memory of them, as who knows the short key could make them in 2^64 steps.
+// Rounds that compare memory see that sums differ, and nothing else; then one
+// reads the disks.
+func TestRoundWholeIDs(t *testing.T) {
+	inBubble(t, func(w *world) {
+		common, two := w.old(300), w.old(2)
+		a, b := w.quiet().keep(common, two[:1]), w.quiet().keep(common, two[1:])
+		b.config = func(c *gossip.Config) { c.Alike(two[1].ID, two[0].ID) }
+		w.pair(a, b)
+		var last overlay.Round
+		rounds := 0
+		until(w.t, 10*time.Minute, "both on both sides", func() bool {
+			time.Sleep(10 * time.Second)
+			var err error
+			if last, err = a.mesh.Round(w.t.Context(), b.key.ID()); err != nil {
+				t.Fatal(err)
+			}
+			rounds++
+			one, _ := a.mesh.Tally()
+			other, _ := b.mesh.Tally()
+			return one.Count == 302 && one == other
+		})
+		t.Logf("%d rounds, the last %d and %d bytes", rounds, last.BytesSent, last.BytesReceived)
+		if last.Fetched != 1 || last.Sent != 1 {
+			t.Errorf("%+v", last)
+		}
+		w.round(a, b, overlay.RoundEqual)
+		if n := a.count("offences_total") + b.count("offences_total"); n > 0 {
+			t.Errorf("%v offences", n)
 		}
 	})
 }

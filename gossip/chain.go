@@ -125,8 +125,12 @@ func (c *chain) take(b *overlay.Batch) (*taken, error) {
 		return nil, faulty(faultOrder, "expected entry %d, got %d", c.next, b.From)
 	case len(b.Entries) == 0:
 		return nil, faulty(faultOrder, "an empty batch")
-	case b.Head == nil:
-		return nil, faulty(faultHead, "a batch without a head")
+	case b.Head == nil && c.head.Seq == 0:
+		return nil, faulty(faultHead, "no head at all")
+	}
+	if b.Head == nil { // the one before leads on
+		head := c.head
+		b.Head = &head
 	}
 	last, err := c.measure(b)
 	if err != nil {

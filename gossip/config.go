@@ -70,8 +70,9 @@ type Config struct {
 	// begun. Default 5 s.
 	AuditEvery time.Duration
 
-	noMember  bool   // tests: no memberlist
-	omitShort uint64 // tests: bits that short IDs lack
+	noMember  bool                                  // tests: no memberlist
+	omitShort uint64                                // tests: bits that short IDs lack
+	alike     map[overlay.RecordID]overlay.RecordID // tests: records that are in memory what another is
 }
 
 // Validate fills in defaults and says what is missing.

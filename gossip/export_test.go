@@ -114,6 +114,12 @@ func (l *Ledger) Find(shorts ...uint64) int { return len(l.l.find(shorts)) }
 // OmitShort has short IDs lack bits, so that some are equal.
 func (c *Config) OmitShort(bits uint64) { c.omitShort = bits }
 
+// Alike has one record be in memory what another is, as if somebody had found two
+// IDs that are.
+func (c *Config) Alike(id, as overlay.RecordID) {
+	c.alike = map[overlay.RecordID]overlay.RecordID{id: as}
+}
+
 // Rounds is what the Mesh knows of rounds with a pillar.
 func (m *Mesh) Rounds(p identity.PillarID) overlay.PeerSync {
 	st := overlay.SyncStatus{Peers: []overlay.PeerSync{{Pillar: p}}}

@@ -98,6 +98,23 @@ func (h *holdings) count(key overlay.ShortKey) (*ledger, counted, error) {
 	return l, seen, nil
 }
 
+// whole returns S of the instants as the disk has it, named under a key that is
+// nobody's but this round's.
+func (h *holdings) whole(under overlay.ShortKey, settled, front uint64) ([]place, error) {
+	places := []place{}
+	names := h.m.hashing(under)
+	err := h.m.cfg.Records.Each(front*stepMillis, func(id overlay.RecordID, created, expires uint64) bool {
+		if created/stepMillis < settled && expires/stepMillis >= front {
+			places = append(places, place{ledgerItem{names.short(&id), prefixOf(&id)}, expires / stepMillis})
+		}
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("gossip: list records: %w", err)
+	}
+	return places, nil
+}
+
 // committed counts what became durable, and uncounts what is gone. It does not
 // block for long.
 func (h *holdings) committed(c *overlay.CommitEvent) {
@@ -128,7 +145,9 @@ func (h *holdings) committed(c *overlay.CommitEvent) {
 }
 
 // hashing is how records are named under a key.
-func (m *Mesh) hashing(key overlay.ShortKey) hashing { return hashing{key, m.cfg.omitShort} }
+func (m *Mesh) hashing(key overlay.ShortKey) hashing {
+	return hashing{key, m.cfg.omitShort, m.cfg.alike}
+}
 
 func (h *holdings) entries(key overlay.ShortKey, changes []change) []entry {
 	hash := h.m.hashing(key)

@@ -84,10 +84,12 @@ func instantsOf(now uint64) (settled, front uint64) {
 }
 
 // hashing is how records are named: by short IDs under a key. Tests leave out
-// bits of these, so that some are equal.
+// bits of these, so that some are equal, or have all that is in memory of one
+// record be another's.
 type hashing struct {
-	key  overlay.ShortKey
-	omit uint64
+	key   overlay.ShortKey
+	omit  uint64
+	alike map[overlay.RecordID]overlay.RecordID
 }
 
 func (h hashing) short(id *overlay.RecordID) uint64 {
@@ -101,6 +103,9 @@ func (h hashing) entry(r *overlay.RecordStub) entry {
 	e.term, e.short = h.key.Terms(r.ID)
 	e.short &^= h.omit
 	e.prefix = prefixOf(&r.ID)
+	if id, ok := h.alike[r.ID]; ok {
+		e.ledgerItem = ledgerItem{h.short(&id), prefixOf(&id)}
+	}
 	return e
 }
 

@@ -103,7 +103,7 @@ func realTrio(t testing.TB) (*memnet.Network, *identity.NetworkKey, []*overlay.P
 	for range 3 {
 		p, host := realPillar(t, net, network, func(p *overlay.Pillar, key *identity.PillarKey, host *memnet.Host) overlay.Mesh {
 			cfg := gossip.Config{Network: network.ID(), Key: key, Links: host, Packets: host, Peers: host,
-				Roster: p.Roster(), Replica: p, Records: p, Notes: p, Own: p.Record}
+				Roster: p.Roster(), Replica: p, Records: p, Notes: p, Devices: p, Own: p.Record}
 			for _, h := range hosts {
 				cfg.Bootstrap = append(cfg.Bootstrap, overlay.PillarAddr{Pillar: identity.PillarID(h.Self()), Addr: h.Addrs()[0]})
 			}
@@ -111,6 +111,7 @@ func realTrio(t testing.TB) (*memnet.Network, *identity.NetworkKey, []*overlay.P
 			if err != nil {
 				t.Fatal(err)
 			}
+			p.LocateThrough(m)
 			meshes = append(meshes, m)
 			return m
 		})

@@ -185,6 +185,7 @@ func (m *Mesh) serve(ctx context.Context, s overlay.Stream, f *follower, req *ov
 	f.begins.Store(next)
 	f.sent.Store(next - 1)
 	linked := true // the last batch ended at its head
+	var led *lead  // the head sent last
 	for req.To == 0 || next <= req.To || !linked {
 		entries, end, held := m.logs.live(req.Log, next)
 		if !held {
@@ -216,7 +217,7 @@ func (m *Mesh) serve(ctx context.Context, s overlay.Stream, f *follower, req *ov
 		if f.live {
 			m.fresh.Add(1)
 		}
-		frame, err := m.logs.frame(req.Log, next, entries, end)
+		frame, err := m.logs.frame(req.Log, next, entries, end, end == led)
 		if err == nil {
 			for i := range entries {
 				next += entries[i].Len()
@@ -231,7 +232,7 @@ func (m *Mesh) serve(ctx context.Context, s overlay.Stream, f *follower, req *ov
 		if err != nil {
 			return fmt.Errorf("write: %w", err)
 		}
-		linked = end.pos.Seq == next-1
+		linked, led = end.pos.Seq == next-1, end
 		m.met.batchesSent.Inc()
 		m.met.entriesSent.Add(float64(len(entries)))
 	}

@@ -2,6 +2,7 @@ package gossip_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -223,5 +224,54 @@ func TestApplyFailsForAWhile(t *testing.T) {
 		if n := b.count("follow_faults_total"); n != 0 {
 			w.t.Errorf("the provider was faulted %v times for our disk", n)
 		}
+	})
+}
+
+// A head that several batches of a range lead to is sent with the first of them.
+func TestHeadsAreSentOnce(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.pillar().start()
+		raws := make([][]byte, 2000)
+		for i := range raws {
+			raws[i] = w.author.Message(t, 1000, time.Hour)
+		}
+		var end overlay.Position
+		for part := range slices.Chunk(raws, 500) {
+			end = a.disk.Submit(part...)
+		}
+		l := w.liar()
+		l.serve = func(overlay.Stream, *overlay.Follow) {}
+		l.start(a)
+		s, err := l.host.Open(w.t.Context(), a.id(), overlay.ProtoFollow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		say(s, &overlay.Follow{Log: end.Log, From: 1, Before: overlay.ChainStart(end.Log), To: end.Seq})
+		frames := overlay.NewFrameReader(s)
+		frames.Accept()
+		var head *overlay.Head
+		next, batches, heads := uint64(1), 0, 0
+		for next <= end.Seq {
+			msg, err := frames.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := msg.(*overlay.Batch)
+			if batches++; b.Head != nil {
+				if heads++; head != nil && b.Head.Equal(head) {
+					t.Errorf("the head at %d again", head.Seq)
+				}
+				head = b.Head
+			}
+			next += uint64(len(b.Entries))
+			if head == nil || head.Seq < next-1 {
+				t.Fatalf("entries to %d under no head", next-1)
+			}
+		}
+		if head.Seq != end.Seq || heads >= batches {
+			t.Errorf("%d heads in %d batches, the last at %d", heads, batches, head.Seq)
+		}
+		t.Logf("%d heads in %d batches", heads, batches)
 	})
 }

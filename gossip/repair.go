@@ -23,7 +23,7 @@ const (
 )
 
 // naming says how records are named in a round: by their short IDs under the
-// network's key, or under the key of a deep round.
+// network's key, or the one that stands for it, or under the key of a deep round.
 type naming struct {
 	network hashing
 	deep    *overlay.ShortKey
@@ -104,7 +104,7 @@ func (r *round) exchange(ctx context.Context, names naming, push []place, wanted
 	sortPlaces(push)
 	fit := overlay.FrameTarget / usualRecord // records that an answer has room for
 	for (len(push) > 0 || len(wanted) > 0) && !r.late() {
-		given, err := r.m.load(r.key, &push)
+		given, err := r.m.load(names.network.key, &push)
 		if err != nil {
 			return err
 		}

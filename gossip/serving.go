@@ -18,6 +18,7 @@ type encodeCache struct {
 	from  uint64
 	end   uint64
 	lead  *lead
+	bare  bool // without its head
 	frame []byte
 }
 
@@ -226,9 +227,9 @@ func (l *logs) after(log overlay.LogID, seq uint64) *lead {
 	return nil
 }
 
-// frame returns the encoded Batch of entries from..; a batch that was just made
-// for another follower is not made again.
-func (l *logs) frame(log overlay.LogID, from uint64, entries []overlay.BatchEntry, end *lead) ([]byte, error) {
+// frame returns the encoded Batch of entries from.., without the head if that was
+// sent before; a batch that was just made for another follower is not made again.
+func (l *logs) frame(log overlay.LogID, from uint64, entries []overlay.BatchEntry, end *lead, bare bool) ([]byte, error) {
 	l.mu.Lock()
 	h := l.held[log]
 	l.mu.Unlock()
@@ -244,14 +245,17 @@ func (l *logs) frame(log overlay.LogID, from uint64, entries []overlay.BatchEntr
 	c := &h.encode
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.frame != nil && c.from == from && c.end == last && c.lead == end {
+	if c.frame != nil && c.from == from && c.end == last && c.lead == end && c.bare == bare {
 		return c.frame, nil
 	}
 	head := end.get(l.sign)
 	if head == nil {
 		return nil, errNoHead
 	}
+	if bare {
+		head = nil
+	}
 	c.frame = overlay.AppendFrame(make([]byte, 0, size), &overlay.Batch{Log: log, From: from, Entries: entries, Head: head})
-	c.from, c.end, c.lead = from, last, end
+	c.from, c.end, c.lead, c.bare = from, last, end, bare
 	return c.frame, nil
 }

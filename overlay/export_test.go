@@ -64,10 +64,25 @@ func ScrubSlowly(ctx context.Context, p *Pillar) error {
 	return (&scrubber{p: p, at: time.Now()}).pass(ctx)
 }
 
+// Retain removes messages that are over at now, but for the newest most.
+func (n *Node) Retain(now uint64, most int) error { return n.retain(now, most) }
+
 // CheckClock judges the clock, as is done every few seconds.
 func (p *Pillar) CheckClock() { p.checkClock() }
 
-// FindDevices replaces how the node finds other accounts' devices.
-func FindDevices(n *Node, find func(context.Context, identity.AccountID) ([]Presence, error)) {
+// FindBy replaces how the node finds other accounts' devices.
+func FindBy(n *Node, find func(context.Context, identity.AccountID) ([]Presence, error)) {
 	n.direct.find = find
+}
+
+// DirectQuotaTaker charges an account for what its devices deliver, in byte
+// milliseconds.
+func DirectQuotaTaker() func(a identity.AccountID, cost float64, now uint64) error {
+	var q directQuota
+	return func(a identity.AccountID, cost float64, now uint64) error {
+		if err := q.take(a, cost, now); err != nil {
+			return err
+		}
+		return nil
+	}
 }

@@ -296,6 +296,10 @@ func newMessage(t MessageType) Message {
 		return new(Delivered)
 	case TypeNear:
 		return new(Near)
+	case TypeProbe:
+		return new(Probe)
+	case TypeProbed:
+		return new(Probed)
 	default:
 		return nil
 	}

@@ -33,6 +33,11 @@ type NodeConfig struct {
 	// where it is.
 	Traversal Traversal
 
+	// PillarsChanged is called when the node works with other pillars than
+	// before, its active or its standby one (see Pillars). It must not block, nor
+	// call the node. Nil: nobody is.
+	PillarsChanged func()
+
 	// Network is the pinned network; zero: not pinned yet.
 	Network identity.NetworkID
 	// Pin persists the pinned network. It is called once, before the network is
@@ -320,6 +325,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) maintain(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
+	var retained time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -341,6 +347,12 @@ func (n *Node) maintain(ctx context.Context) {
 		}
 		if err := n.inbox.purge(n.now()); err != nil {
 			n.log.Error("cannot drop what is expired", "err", err)
+		}
+		if now := time.Now(); now.Sub(retained) >= retainEvery {
+			retained = now
+			if err := n.retain(n.now(), maxFinished); err != nil {
+				n.log.Error("cannot drop messages that are over", "err", err)
+			}
 		}
 	}
 }

@@ -348,6 +348,7 @@ func (p *directAccount) locate(ctx context.Context, lanes *sync.WaitGroup) (n in
 		dials++
 		work.Go(func() {
 			if err := d.dial(dctx, &at); err != nil {
+				d.n.locator.forget(p.account)
 				d.failed("dial", p.account, err)
 				reached <- ""
 				return
@@ -379,7 +380,7 @@ func (d *nodeDirect) dial(ctx context.Context, at *Presence) error {
 		if !ok || e.Info.Home || !roster.Admitted(p, d.n.now()) {
 			continue // home pillars relay for nobody
 		}
-		for _, a := range roster.DialAddrs(p, false) {
+		for _, a := range d.n.sessions.addrsFor(p) {
 			via = append(via, PillarAddr{p, a})
 		}
 	}
@@ -417,6 +418,10 @@ func (p *directAccount) serve(ctx context.Context, lanes *sync.WaitGroup, dev id
 	d.mu.Lock()
 	l.next, l.acked = p.base, p.base
 	p.lanes[dev] = l
+	// A direct connection may have come while the device was greeted, when there
+	// was no lane to be told.
+	info, _ := d.n.cfg.Peers.Info(peer.ID(dev))
+	l.better = info.Path == PathDirect
 	d.mu.Unlock()
 	lanes.Go(func() {
 		l.run(ctx, s)

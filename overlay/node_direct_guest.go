@@ -45,7 +45,8 @@ type directGuest struct {
 	signer  []byte        // the last certificate that was looked at
 	gone    chan struct{} // another stream of the device took its place
 	once    sync.Once
-	next    uint64 // number of the next record
+	held    Message // read too early
+	next    uint64  // number of the next record
 	records pace
 	bytes   pace
 	near    directNear
@@ -280,7 +281,12 @@ func (g *directGuest) serve() error {
 	}
 }
 
+// read returns the next message.
 func (g *directGuest) read() (Message, error) {
+	if m := g.held; m != nil {
+		g.held = nil
+		return m, nil
+	}
 	g.clock.begin(g.frames.r.Buffered() > 0)
 	return g.frames.Next()
 }
@@ -321,7 +327,8 @@ func (g *directGuest) take(m *Deliver) error {
 		}
 		next, ok := more.(*Deliver)
 		if !ok {
-			return fmt.Errorf("%w: message type %d between deliveries", ErrFrame, more.Type())
+			g.held = more
+			break
 		}
 		m = next
 	}

@@ -56,7 +56,7 @@ func (r *directRig) node(home *nodeHome, opts ...nodeOption) *testNode {
 	opts = append([]nodeOption{func(c *overlay.NodeConfig) { c.Traversal = c.Links.(*memnet.Host) }}, opts...)
 	n := home.start(r.addrs(), append(opts, func(c *overlay.NodeConfig) {})...)
 	n.host.Guard()
-	overlay.FindDevices(n.Node, func(_ context.Context, a identity.AccountID) ([]overlay.Presence, error) { return r.find(n, a) })
+	overlay.FindBy(n.Node, func(_ context.Context, a identity.AccountID) ([]overlay.Presence, error) { return r.find(n, a) })
 	r.mu.Lock()
 	r.nodes[n.id()] = append(r.nodes[n.id()], n)
 	r.mu.Unlock()

@@ -180,6 +180,31 @@ func TestDirectUpgrade(t *testing.T) {
 	})
 }
 
+// TestDirectUpgradeEarly: the direct connection is there before both have said
+// hello over the circuit. What is sent then goes directly, at once.
+func TestDirectUpgradeEarly(t *testing.T) {
+	for d := 10 * time.Millisecond; d <= 250*time.Millisecond; d += 20 * time.Millisecond {
+		t.Run(d.String(), func(t *testing.T) {
+			directBubble(t, 2, func(t *testing.T, r *directRig) {
+				alice, bob := r.node(newNodeHome(t, r.net), withDirect("only")), r.node(newNodeHome(t, r.net), withDirect("only"))
+				befriend(t, alice, bob)
+				r.net.SetPunch(peerID(alice), peerID(bob), d)
+				for _, text := range []string{"at once", "later"} {
+					alice.post(text, bob.id())
+					bob.post(text, alice.id())
+					time.Sleep(time.Second)
+				}
+				for _, n := range []*testNode{alice, bob} {
+					list := n.inbox()
+					if len(list) != 2 || *list[1].Text != "later" || list[1].Path != overlay.PathDirect {
+						t.Errorf("inbox %+v, want two messages, the second directly", list)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestDirectCut cuts everything between two devices at every step of a delivery
 // that no pillar helps with: nothing is lost and nothing comes twice.
 func TestDirectCut(t *testing.T) {

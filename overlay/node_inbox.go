@@ -36,8 +36,8 @@ type nodeInbox struct {
 
 	// Owned by run.
 	order     uint64
-	total     uint64
 	saved     uint64              // order, as on disk
+	total     atomic.Int64        // messages on disk
 	pending   atomic.Int64        // records that wait for their epoch; written by run alone
 	sequences map[string][]uint64 // by author and device, ascending
 	epochs    openedEpochs
@@ -57,16 +57,18 @@ func (b *nodeInbox) load() (err error) {
 		return err
 	}
 	b.saved = b.order
-	if b.total, err = b.n.counter("intotal"); err != nil {
+	total, err := b.n.disk.count(keyInID)
+	if err != nil {
 		return err
 	}
+	b.total.Store(int64(total))
 	if err := b.n.disk.table.Scan([]byte(keyUnacked), nil, func(key, _ []byte) bool {
 		b.unacked[orderOf(key)] = struct{}{}
 		return true
 	}); err != nil {
 		return err
 	}
-	b.counts = InboxCounts{Total: int(b.total), Unacked: len(b.unacked)}
+	b.counts = InboxCounts{Total: int(b.total.Load()), Unacked: len(b.unacked)}
 	return b.n.disk.table.Scan([]byte(keyPending), nil, func(_, _ []byte) bool {
 		b.pending.Add(1)
 		return true
@@ -388,7 +390,7 @@ func (b *nodeInbox) finish(in *intake) error {
 	b.n.outbox.stageDirty()
 	if b.order != b.saved {
 		b.saved = b.order
-		in.writes = append(in.writes, putCounter("inorder", b.order), putCounter("intotal", b.total))
+		in.writes = append(in.writes, putCounter("inorder", b.order))
 	}
 	if len(in.writes) > 0 {
 		if err := b.n.disk.apply(in.writes...); err != nil {
@@ -399,7 +401,7 @@ func (b *nodeInbox) finish(in *intake) error {
 	for i := range in.messages {
 		b.unacked[in.messages[i].Order] = struct{}{}
 	}
-	b.counts = InboxCounts{Total: int(b.total), Unacked: len(b.unacked)}
+	b.counts = InboxCounts{Total: int(b.total.Load()), Unacked: len(b.unacked)}
 	b.mu.Unlock()
 	b.n.metrics.received.Add(float64(len(in.messages)))
 	for i := range in.messages {
@@ -466,7 +468,7 @@ func (b *nodeInbox) gap(in *intake, rec *Record, device identity.DeviceID) (bool
 // receive puts an opened message into the inbox.
 func (b *nodeInbox) receive(in *intake, rec *Record, device identity.DeviceID, t BodyType, body []byte, how arrival) {
 	b.order++
-	b.total++
+	b.total.Add(1)
 	m := InMessage{ID: rec.ID, From: rec.Account(), FromContact: b.n.contacts.name(rec.Account()),
 		FromClaims: b.n.dir.claims(rec.Account(), device), To: rec.To,
 		Sent: time.UnixMilli(int64(rec.Created)).UTC(), Received: time.UnixMilli(int64(in.now)).UTC(),
@@ -592,6 +594,9 @@ func (n *Node) Received(id RecordID) (InMessage, error) {
 	data, err := n.disk.get(nodeKey(keyIn, order))
 	if err != nil {
 		return InMessage{}, err
+	}
+	if data == nil { // removed meanwhile
+		return InMessage{}, Refuse(CodeNotFound, "no message %s was received here", id)
 	}
 	return n.inbox.decode(orderOf(order), data)
 }

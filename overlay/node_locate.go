@@ -28,7 +28,7 @@ const (
 // on disk.
 type nodeLocator struct {
 	n    *Node
-	asks chan *located // to run, which has each asked in a goroutine
+	asks chan *located // to run, which has each asked in a goroutine; has room for all open ones
 	over chan struct{} // closed when run has ended
 
 	mu    sync.Mutex
@@ -41,6 +41,7 @@ type nodeLocator struct {
 type located struct {
 	account identity.AccountID
 	ready   chan struct{} // closed when who waits needs to wait no longer
+	standby bool          // the standby is asked first: the active pillar found nobody the last time
 
 	// Guarded by nodeLocator.mu:
 	told  bool // ready is closed
@@ -51,7 +52,7 @@ type located struct {
 }
 
 func newNodeLocator(n *Node) *nodeLocator {
-	return &nodeLocator{n: n, asks: make(chan *located), over: make(chan struct{}), known: map[identity.AccountID]*located{}}
+	return &nodeLocator{n: n, asks: make(chan *located, locateAtOnce), over: make(chan struct{}), known: map[identity.AccountID]*located{}}
 }
 
 // locate returns where devices of account can be reached: one Presence for each
@@ -91,20 +92,13 @@ func (l *nodeLocator) locate(ctx context.Context, account identity.AccountID) ([
 			l.mu.Unlock()
 			return nil, &Error{Code: CodeBusy, Text: "too many accounts are being located", Retry: time.Second}
 		}
-		e = &located{account: account, ready: make(chan struct{}), found: map[identity.DeviceID]Presence{}}
+		e = &located{account: account, ready: make(chan struct{}), found: map[identity.DeviceID]Presence{},
+			standby: e != nil && len(e.found) == 0 && !e.standby}
 		l.keep(e)
 		l.open++
-		l.mu.Unlock()
-		select {
-		case l.asks <- e:
-		case <-l.over:
-			l.end(e, errNodeStopped)
-		case <-ctx.Done():
-			l.end(e, ctx.Err())
-		}
-	} else {
-		l.mu.Unlock()
+		l.asks <- e // never waits
 	}
+	l.mu.Unlock()
 	select {
 	case <-e.ready:
 	case <-l.over:
@@ -113,7 +107,10 @@ func (l *nodeLocator) locate(ctx context.Context, account identity.AccountID) ([
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(e.found) == 0 {
+	switch {
+	case !e.told:
+		return nil, errNodeStopped
+	case len(e.found) == 0:
 		return nil, e.err
 	}
 	list := make([]Presence, 0, len(e.found))
@@ -191,7 +188,8 @@ func (l *nodeLocator) tell(e *located) {
 	}
 }
 
-// find asks the active pillar, and the standby if that fails.
+// find asks the active pillar, and the standby if that fails; or the other way
+// round, so that no pillar alone can hide an account for long.
 func (l *nodeLocator) find(ctx context.Context, e *located) error {
 	acc, err := l.n.dir.account(e.account)
 	if err != nil {
@@ -201,7 +199,11 @@ func (l *nodeLocator) find(ctx context.Context, e *located) error {
 		l.n.dir.want(e.account) // without its devices no answer can be believed
 	}
 	err = Refuse(CodeUnreachable, "there is no session with a pillar")
-	for _, s := range []*nodeSession{l.n.sessions.activeSession(), l.n.sessions.standbySession()} {
+	order := []*nodeSession{l.n.sessions.activeSession(), l.n.sessions.standbySession()}
+	if e.standby {
+		slices.Reverse(order)
+	}
+	for _, s := range order {
 		if s == nil || s.ended() {
 			continue
 		}

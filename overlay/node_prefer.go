@@ -10,7 +10,9 @@ import (
 // home pillar is used while no public one can be had, and left when one can.
 
 const (
-	// homeDelay is how long public pillars are tried alone.
+	// homeDelay is how long public pillars are tried alone. After that one more
+	// attempt than usual may be under way: none of many that do not answer keeps
+	// the node from a home pillar that does.
 	homeDelay = 2 * time.Second
 	// relayedLeast is how long a session over a circuit must have lasted for its
 	// end to be nobody's fault: circuits have limits.
@@ -43,10 +45,10 @@ func (m *nodeSessions) atHome(s *nodeSession) bool {
 }
 
 // wants returns how many attempts may be under way. m.mu is held.
-func (m *nodeSessions) wants() int {
+func (m *nodeSessions) wants(now time.Time) int {
 	switch {
 	case m.active == nil:
-		return dialsIdle
+		return dialsIdle + btoi(now.Sub(m.idleSince) >= homeDelay)
 	case m.standby == nil || m.atHome(m.active) || m.atHome(m.standby):
 		return dialsStandby
 	default:
@@ -70,7 +72,7 @@ func (m *nodeSessions) preferPublic(list []*candidate, now time.Time) ([]*candid
 	}
 	kept := list[:0]
 	for _, c := range list {
-		if len(c.waiters) > 0 || !m.isHome(c) {
+		if len(c.waiters) > 0 || c.again || !m.isHome(c) {
 			kept = append(kept, c)
 		}
 	}
@@ -114,11 +116,24 @@ func (m *nodeSessions) improve(s *nodeSession) (used bool) {
 		m.standby = s
 		s.standBy()
 		m.mu.Unlock()
+		m.changed()
 		m.n.log.Info("standby pillar", "pillar", s.pillar, "before", old.pillar)
 		old.end(errBetter)
 		return true
 	default:
 		return false
+	}
+}
+
+// leaveCircuit ends a session that runs over a circuit although there is a direct
+// connection by now: the circuit is closed soon, and what is sent takes the
+// detour until then. m.mu is held.
+func (m *nodeSessions) leaveCircuit(s *nodeSession) {
+	if !s.relayed {
+		return
+	}
+	if info, ok := m.n.cfg.Peers.Info(peerOf(s.pillar)); ok && info.Path == PathDirect {
+		s.end(errUpgraded)
 	}
 }
 
@@ -132,7 +147,7 @@ func (m *nodeSessions) unplanned(c *candidate, s *nodeSession) {
 	}
 	if s.relayed && !errors.As(s.err, new(*Error)) && time.Since(s.since) > relayedLeast || errors.Is(s.err, errUpgraded) {
 		m.n.log.Debug("session over a circuit ended", "pillar", c.id, "err", s.err)
-		c.fails, c.nextTry = 0, time.Time{}
+		c.fails, c.nextTry, c.again = 0, time.Time{}, true
 		return
 	}
 	m.failed(c, s.err)

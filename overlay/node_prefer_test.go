@@ -6,6 +6,7 @@ import (
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/overlay/memnet"
 )
 
 // addHome adds a pillar that says it is behind a NAT.
@@ -98,7 +99,7 @@ func TestNodeChoosesPublicFirst(t *testing.T) {
 			start := time.Now()
 			alice := n.start(nil)
 			alice.works(t, "the home pillar", []*fakePillar{home}, nil)
-			if took := time.Since(start); took > 15*time.Second {
+			if took := time.Since(start); took > 3*time.Second {
 				t.Errorf("took %v", took)
 			}
 		})
@@ -131,4 +132,52 @@ func tellRoster(c *fakeCluster, p *fakePillar) {
 		}
 		o.mu.Unlock()
 	}
+}
+
+// TestNodeLeavesCircuit: a session over a circuit moves to the direct connection
+// as soon as there is one, long before the circuit is closed, and that is no
+// failure of anybody.
+func TestNodeLeavesCircuit(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *fakeCluster) {
+		home := c.addHome()
+		type registration struct {
+			circuit bool
+			at      time.Time
+		}
+		registered := make(chan registration, 10)
+		c.seen = func(p *fakePillar, s *fakeSession, m overlay.Message) bool {
+			if _, ok := m.(*overlay.Register); ok && p == home {
+				registered <- registration{overlay.IsCircuit(s.stream.Remote()), time.Now()}
+			}
+			return false
+		}
+		c.pillars[0].setMute(true) // it relays, and serves no nodes
+		alice := newNodeHome(t, c.net).start(nil)
+		relay := c.pillars[0]
+		for _, h := range []*memnet.Host{alice.host, home.host} {
+			if err := h.Connect(t.Context(), relay.host.Self(), relay.host.Addrs()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		home.host.Admit(alice.host.Self(), time.Now().Add(time.Hour))
+		if err := alice.host.DialThrough(t.Context(), home.host.Self(), relay.addr()); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		if err := alice.AddPillar(t.Context(), overlay.Invitation{Pillars: home.addr()}); err != nil {
+			t.Fatal(err)
+		}
+		for r := (registration{circuit: true}); r.circuit; {
+			r = <-registered
+			if took := r.at.Sub(begin); took > memnet.DefaultPunch+time.Second {
+				t.Fatalf("registered after %v, over a circuit %v", took, r.circuit)
+			}
+		}
+		alice.works(t, "the home pillar", []*fakePillar{home}, nil)
+		bob := newNodeHome(t, c.net).start(home.addr())
+		alice.send(overlay.StateDelivered, "directly", bob.id())
+		if s := alice.Status(); s.Failovers != 0 {
+			t.Errorf("%d failovers", s.Failovers)
+		}
+	})
 }

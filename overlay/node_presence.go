@@ -15,8 +15,8 @@ const (
 	admitFor = 10 * time.Minute
 	// askedQueue is how many questions wait to be judged; more are dropped.
 	askedQueue = 64
-	// judgeBurst and judgeRate bound how many questions are verified, whoever
-	// they come from: what pillars that flood cost this device.
+	// judgeBurst and judgeRate bound how many questions of one session are
+	// verified: what a pillar that floods costs this device.
 	judgeBurst, judgeRate = 100, 50
 	// answerBurst and answerRate bound the answers that one account gets.
 	answerBurst, answerRate = 20, 0.5
@@ -31,11 +31,10 @@ const (
 // and answers, signed for that asker. Who is refused hears nothing, as if the
 // device were not there.
 type nodePresence struct {
-	n      *Node
-	queue  chan heard
-	judged Tokens // run's
+	n     *Node
+	queue chan heard
 
-	// run's too; bounded by presenceKept:
+	// run's; bounded by presenceKept:
 	told     map[identity.DeviceID]telling
 	accounts map[identity.AccountID]*Tokens
 }
@@ -89,7 +88,7 @@ func (p *nodePresence) judge(s *nodeSession, q *Locate) string {
 	if q.Target != n.account() {
 		return "invalid"
 	}
-	if p.judged.Take(now, judgeBurst, judgeRate) > 0 {
+	if s.judged.Take(now, judgeBurst, judgeRate) > 0 {
 		return "busy"
 	}
 	cert, err := q.Verify(n.verify(), n.now())
@@ -107,7 +106,7 @@ func (p *nodePresence) judge(s *nodeSession, q *Locate) string {
 	}
 	answer := &Presence{Device: n.device(), Asker: cert.Device, Pillars: n.sessions.reachedAt(), Time: n.now()}
 	if len(answer.Pillars) == 0 {
-		return "busy" // the session the question came by is over
+		return "nowhere" // the session the question came by is over, or all are at home pillars
 	}
 	answer.Sign(n.network(), n.cfg.Device)
 	n.cfg.Traversal.Admit(peer.ID(cert.Device), now.Add(admitFor))

@@ -43,6 +43,8 @@ type nodeSession struct {
 	counter   atomic.Uint64
 	resumed   atomic.Bool // the last page of the resume came
 
+	judged Tokens // of questions where this device is; nodePresence's run's
+
 	summaries   chan []Summary // of capacity 1: the newest answer to askSummaries
 	summariesAt time.Time      // guarded by nodeConvergence.asking; when that came
 

@@ -128,37 +128,6 @@ func (m *nodeSessions) learn(local bool, raws [][]byte) {
 	}
 }
 
-// candidate returns the candidate with that ID, made if need be. m.mu is held,
-// or the node not yet shared.
-func (m *nodeSessions) candidate(p identity.PillarID) *candidate {
-	c := m.candidates[p]
-	if c == nil {
-		c = &candidate{id: p}
-		m.candidates[p] = c
-	}
-	return c
-}
-
-// addHand takes an address given by hand and remembers it.
-func (m *nodeSessions) addHand(a PillarAddr) {
-	m.mu.Lock()
-	c := m.candidate(a.Pillar)
-	c.hand = true
-	c.nextTry = time.Time{}
-	known := slices.ContainsFunc(c.addrs, a.Addr.Equal)
-	if !known {
-		c.addrs = append(c.addrs, a.Addr)
-		if len(c.addrs) > MaxAddrs {
-			c.addrs = c.addrs[1:]
-		}
-	}
-	m.mu.Unlock()
-	if !known {
-		m.n.disk.lazy(Write{append(nodeKey(keyAddr, a.Pillar), a.Addr.Bytes()...), []byte{1}})
-	}
-	wakeUp(m.wake)
-}
-
 // run keeps an active and a standby session until ctx ends.
 func (m *nodeSessions) run(ctx context.Context) {
 	m.mu.Lock()
@@ -224,7 +193,7 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	room := m.wants()
+	room := m.wants(now)
 	due, wait := m.preferPublic(m.due(now, room == 0), now)
 	for _, c := range m.candidates {
 		if c.dialing && !c.renewing {
@@ -239,7 +208,7 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 		if room <= 0 && len(c.waiters) == 0 && !c.stale {
 			continue
 		}
-		if c.dialing, c.renewing = true, c.stale; !c.stale {
+		if c.dialing, c.again, c.renewing = true, false, c.stale; !c.stale {
 			room--
 		}
 		c.served, c.waiters = c.waiters, nil
@@ -281,30 +250,19 @@ func (m *nodeSessions) due(now time.Time, urgent bool) []*candidate {
 		switch {
 		case len(a.waiters) != len(b.waiters):
 			return len(b.waiters) - len(a.waiters)
+		case a.again != b.again:
+			return btoi(b.again) - btoi(a.again)
 		case m.active != nil && m.isHome(a) != m.isHome(b):
 			return btoi(m.isHome(a)) - btoi(m.isHome(b))
 		case !a.lastFail.Equal(b.lastFail):
 			return a.lastFail.Compare(b.lastFail)
+		case m.isHome(a) != m.isHome(b): // public ones had their turn, see preferPublic
+			return btoi(m.isHome(b)) - btoi(m.isHome(a))
 		default:
 			return int(min(1, max(-1, a.rtt-b.rtt)))
 		}
 	})
 	return list
-}
-
-// gone says why p is no pillar any more, as far as the roster knows; nil if it
-// may be one.
-func (m *nodeSessions) gone(p identity.PillarID) *Error {
-	r := m.n.pillars()
-	if r == nil {
-		return nil
-	}
-	now := m.n.now()
-	switch r.Standing(p, now) {
-	case StandingRevoked, StandingLeft:
-		return r.NotAdmitted(p, now)
-	}
-	return nil
 }
 
 // part ends the sessions with pillars that are none any more.
@@ -321,30 +279,6 @@ func (m *nodeSessions) part() {
 			s.end(why)
 		}
 	}
-}
-
-// addrsOf lists where c can be dialled. m.mu is held.
-func (m *nodeSessions) addrsOf(c *candidate) []multiaddr.Multiaddr {
-	addrs := slices.Clone(c.addrs)
-	if r := m.n.pillars(); r != nil {
-		for _, a := range r.DialAddrs(c.id, c.hand) {
-			if !slices.ContainsFunc(addrs, a.Equal) {
-				addrs = append(addrs, a)
-			}
-		}
-	}
-	return addrs
-}
-
-// addrsFor lists where p can be dialled, for whoever does not hold m.mu.
-func (m *nodeSessions) addrsFor(p identity.PillarID) []multiaddr.Multiaddr {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c := m.candidates[p]
-	if c == nil {
-		c = &candidate{id: p} // known of the roster alone
-	}
-	return m.addrsOf(c)
 }
 
 // dial opens a session and reports it.
@@ -410,9 +344,10 @@ func (m *nodeSessions) dialled(r dialResult) {
 			o.fails, o.nextTry = 1, time.Now().Add(jitter(backoffMin))
 		}
 	}
+	m.leaveCircuit(s)
 	switch {
 	case s.ended():
-		m.failed(c, s.err)
+		m.unplanned(c, s)
 	case m.active == nil:
 		m.activate(s)
 		return
@@ -420,6 +355,7 @@ func (m *nodeSessions) dialled(r dialResult) {
 		return
 	case m.standby == nil && m.active.pillar != s.pillar:
 		m.standby = s
+		m.changed()
 		s.standBy()
 		m.n.log.Info("standby pillar", "pillar", s.pillar)
 	default:
@@ -443,6 +379,7 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	}
 	m.lostAt, m.lostFrom = time.Time{}, ""
 	m.mu.Unlock()
+	m.changed()
 	m.n.log.Info("active pillar", "pillar", s.pillar, "failover", e != nil)
 	if e != nil {
 		m.n.metrics.failovers.Inc()
@@ -456,6 +393,14 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	wakeUp(m.n.upkeep)
 	wakeUp(m.n.guard.wake)
 	m.n.outbox.retrySealing()
+}
+
+// changed tells whoever wants to know that the active or standby session is
+// another one. m.mu may be held.
+func (m *nodeSessions) changed() {
+	if told := m.n.cfg.PillarsChanged; told != nil {
+		told()
+	}
 }
 
 // lost takes note that a session ended; the standby takes over at once.
@@ -523,13 +468,17 @@ func (m *nodeSessions) standbySession() *nodeSession {
 }
 
 // reachedAt lists the pillars that others get to this device through, the active
-// one first.
+// one first. Home pillars carry no circuits.
 func (m *nodeSessions) reachedAt() []identity.PillarID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	roster := m.n.pillars()
 	var at []identity.PillarID
 	for _, s := range []*nodeSession{m.active, m.standby} {
-		if s != nil && !s.ended() {
+		if s == nil || s.ended() {
+			continue
+		}
+		if e, ok := roster.Lookup(s.pillar); ok && !e.Info.Home {
 			at = append(at, s.pillar)
 		}
 	}
@@ -580,8 +529,8 @@ func (m *nodeSessions) watch(ctx context.Context) {
 			case s == nil || s.pillar != p:
 			case e.What == PeerLost:
 				gone = append(gone, s)
-			case e.What == PeerUpgraded && s.relayed: // its circuit is closed soon
-				defer s.end(errUpgraded)
+			case e.What == PeerUpgraded:
+				m.leaveCircuit(s)
 			}
 		}
 		m.mu.Unlock()

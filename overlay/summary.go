@@ -103,6 +103,12 @@ func (k ShortKey) DeepKey(seed [16]byte) ShortKey {
 	return identity.Hash(identity.TagShortKey, []byte("deep"), k[:], seed[:])
 }
 
+// WholeKey is the key that a deep round over whole IDs has in place of the
+// network's.
+func (k ShortKey) WholeKey(seed [16]byte) ShortKey {
+	return identity.Hash(identity.TagShortKey, []byte("whole"), k[:], seed[:])
+}
+
 // DeepTerms returns, under the key of a deep round, the short ID of a record
 // whose ID begins with prefix and has the short ID short under the network's key,
 // and what it adds to digests of parts.

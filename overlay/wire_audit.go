@@ -174,15 +174,17 @@ func (m *Cells) read(r *canon.Reader, n int) {
 
 // Buckets divides the set of a round in 2^Bits parts by a hash under a key that
 // was made of Seed for this round only:
-// [21, n, answer 0|1, settled, front, seed bin(16), bits, parts],
+// [21, n, answer 0|1, settled, front, seed bin(16), whole 0|1, bits, parts],
 // part = [index, count, digest bin(8)], ascending. A question has the parts that
 // are not empty, the answer those that differ. From then on the round's Cells
-// and IDs are about these parts and name records under that key.
+// and IDs are about these parts and name records under that key. Whole says that
+// the names are made of whole IDs, read from the disk, not of what is in memory.
 type Buckets struct {
 	N              uint64
 	Answer         bool
 	Settled, Front uint64
 	Seed           [16]byte
+	Whole          bool
 	Bits           uint64
 	Parts          []AuditPart
 }
@@ -196,13 +198,14 @@ type AuditPart struct {
 func (*Buckets) Type() MessageType { return TypeBuckets }
 
 func (m *Buckets) append(b []byte) []byte {
-	b = canon.AppendArray(b, 8)
+	b = canon.AppendArray(b, 9)
 	b = canon.AppendUint(b, uint64(TypeBuckets))
 	b = canon.AppendUint(b, m.N)
 	b = canon.AppendUint(b, uint64(btoi(m.Answer)))
 	b = canon.AppendUint(b, m.Settled)
 	b = canon.AppendUint(b, m.Front)
 	b = canon.AppendBin(b, m.Seed[:])
+	b = canon.AppendUint(b, uint64(btoi(m.Whole)))
 	b = canon.AppendUint(b, m.Bits)
 	b = canon.AppendArray(b, len(m.Parts))
 	for _, p := range m.Parts {
@@ -216,10 +219,11 @@ func (m *Buckets) append(b []byte) []byte {
 }
 
 func (m *Buckets) read(r *canon.Reader, n int) {
-	fields(r, n, 7)
+	fields(r, n, 8)
 	m.N, m.Answer = r.Uint(), r.UintMax(1) == 1
 	m.Settled, m.Front = readInstant(r), readInstant(r)
 	copy(m.Seed[:], r.BinExact(16))
+	m.Whole = r.UintMax(1) == 1
 	m.Bits = r.UintMax(12)
 	k := r.ArrayMax(1 << m.Bits)
 	if r.Err() != nil {

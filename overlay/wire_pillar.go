@@ -136,7 +136,8 @@ func ChainEntry(before Hash, e *BatchEntry) Hash {
 }
 
 // Batch is a run of a log: [12, log bin, from, entries, head bin or empty].
-// Every batch of a live follow carries a head at or past its last entry.
+// A head is at or past the last entry; a batch without one is under that of the
+// batch before it in the stream.
 type Batch struct {
 	Log     LogID
 	From    uint64

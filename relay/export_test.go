@@ -1,8 +1,12 @@
 package relay
 
 import (
+	"context"
+
 	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 )
 
 // RankDials is rankDials, for its test.
@@ -34,4 +38,20 @@ func LearnedAddrs(h *Host, p peer.ID) (n int) {
 		}
 	}
 	return n
+}
+
+// Upgrade makes a direct connection to p, which may be connected by a circuit
+// already.
+func Upgrade(ctx context.Context, h *Host, p peer.ID, addrs []multiaddr.Multiaddr) error {
+	h.swarm.Backoff().Clear(p)
+	return h.dialAt(network.WithForceDirectDial(ctx, "upgrade"), p, addrs)
+}
+
+// ResourceManager is what counts connections for cfg.
+func ResourceManager(cfg Config) (network.ResourceManager, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return resourceManager(cfg)
 }

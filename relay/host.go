@@ -68,6 +68,7 @@ type Host struct {
 	packets  packets
 	rtts     rtts
 	slots    slots
+	choose   chan struct{} // 1 deep: KeepReserved looks at its list
 	observed observations
 	upgrades upgrades
 	punches  punches
@@ -174,6 +175,7 @@ func New(cfg Config) (*Host, error) {
 		gate:    gate,
 		stop:    cancel,
 		done:    ctx.Done(),
+		choose:  make(chan struct{}, 1),
 	}
 	gate.connected = func(p peer.ID) bool { return sw.Connectedness(p) != network.NotConnected }
 	h.packets.init()
@@ -312,16 +314,6 @@ func (h *Host) dial(ctx context.Context, p peer.ID) error {
 	}
 	if best(h.swarm.ConnsToPeer(p)) == nil {
 		return fmt.Errorf("%w: the peer hung up", overlay.ErrUnreachable)
-	}
-	return nil
-}
-
-// Upgrade makes a direct connection to p, which may be connected by a circuit
-// already, dialling addrs.
-func (h *Host) Upgrade(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) error {
-	h.swarm.Backoff().Clear(p)
-	if err := h.dialAt(network.WithForceDirectDial(ctx, "upgrade"), p, addrs); err != nil {
-		return fmt.Errorf("upgrade to %s: %w", p, err)
 	}
 	return nil
 }

@@ -296,7 +296,7 @@ func TestDatagramsAfterUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	sendUntil(t, a, b, got, func() bool { return counter(t, received, "obelisk_relay_packets_received_total", "stream") >= 3 })
-	if err := a.Upgrade(within(t), b.Self(), b.Addrs()); err != nil {
+	if err := relay.Upgrade(within(t), a, b.Self(), b.Addrs()); err != nil {
 		t.Fatal(err)
 	}
 	sendUntil(t, a, b, got, func() bool { return counter(t, received, "obelisk_relay_packets_received_total", "datagram") >= 3 })

@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"time"
+
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/multiformats/go-multiaddr"
@@ -8,7 +10,9 @@ import (
 )
 
 // rankDials is libp2p's order (QUIC first, TCP 250 ms later, circuits last)
-// except on loopback and private networks, where TCP goes first: bandwidth is
+// except that WebSocket waits for 250 ms more, whatever its port: it is for
+// networks that let nothing else out, and no hole can be punched from its
+// sockets. And except on loopback and private networks, where TCP goes first: bandwidth is
 // plentiful there, nothing is lost, no NAT has to be punched, and QUIC's work
 // in user space is what costs. Both ends together on loopback, two shared cores,
 // two runs each:
@@ -23,9 +27,11 @@ import (
 // for each other's lost packets there, and small packets do not queue behind a
 // bulk transfer in the kernel's send buffer.
 func rankDials(addrs []multiaddr.Multiaddr) []network.AddrDelay {
-	var tcp, local, rest []multiaddr.Multiaddr
+	var tcp, local, web, rest []multiaddr.Multiaddr
 	for _, a := range addrs {
 		switch {
+		case isWebSocket(a) && !isCircuit(a) && !manet.IsPrivateAddr(a):
+			web = append(web, a)
 		case isCircuit(a) || !manet.IsPrivateAddr(a):
 			rest = append(rest, a)
 		case isRawTCP(a):
@@ -42,7 +48,35 @@ func rankDials(addrs []multiaddr.Multiaddr) []network.AddrDelay {
 		}
 	}
 	out = append(out, late...)
-	return append(out, swarm.DefaultDialRanker(rest)...)
+	last := swarm.DefaultDialRanker(web)
+	others := swarm.DefaultDialRanker(rest)
+	if wait, ok := webDelay(others); ok {
+		for i := range last {
+			last[i].Delay += wait
+		}
+	}
+	return append(append(out, others...), last...)
+}
+
+// webDelay is how long WebSocket waits for public addresses of other
+// transports: a step after the first of the slowest.
+func webDelay(others []network.AddrDelay) (wait time.Duration, ok bool) {
+	var quic, tcp time.Duration
+	var anyQUIC, anyTCP bool
+	for _, o := range others {
+		switch {
+		case isCircuit(o.Addr):
+		case isRawTCP(o.Addr):
+			if !anyTCP || o.Delay < tcp {
+				anyTCP, tcp = true, o.Delay
+			}
+		default:
+			if !anyQUIC || o.Delay < quic {
+				anyQUIC, quic = true, o.Delay
+			}
+		}
+	}
+	return max(quic, tcp) + swarm.PublicTCPDelay, anyQUIC || anyTCP
 }
 
 func isRawTCP(a multiaddr.Multiaddr) bool {

@@ -20,6 +20,7 @@ func TestDialOrder(t *testing.T) {
 			"/ip4/1.2.3.4/udp/4001/quic-v1",
 			"/ip4/5.6.7.8/udp/4001/quic-v1/p2p/" + id + "/p2p-circuit",
 		},
+		"web last":  {"/ip4/1.2.3.4/udp/4001/quic-v1", "/ip4/1.2.3.4/tcp/4001", "/ip4/1.2.3.4/tcp/443/ws"},
 		"only QUIC": {"/ip4/127.0.0.1/udp/4001/quic-v1"},
 		"nothing":   {},
 	} {

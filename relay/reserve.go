@@ -25,6 +25,11 @@ import (
 const (
 	reserveTimeout = 15 * time.Second
 	reservePoll    = 5 * time.Second // how often KeepReserved looks at its list at least
+	// For eagerFor after a connection came or went the list is looked at every
+	// eagerPoll: what is connected comes on it when its owner has got to know it,
+	// and until there is a reservation nobody reaches this host.
+	eagerFor       = 5 * time.Second
+	eagerPoll      = 100 * time.Millisecond
 	backoffFirst   = time.Second
 	backoffMax     = time.Minute
 	reservationMax = 2 * time.Hour
@@ -208,7 +213,8 @@ type reserveResult struct {
 // directly connected: it reserves as soon as it sees the connection, renews at
 // half life, and after a refusal waits from a second up to a minute. It asks
 // several pillars at once and connects to nobody. pillars is called often and
-// must not block. Reservations tells how it stands. It returns when ctx ends.
+// must not block; Reconsider says that its list is another one. Reservations
+// tells how it stands. It returns when ctx ends.
 func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error {
 	changed := make(chan struct{}, 1)
 	results := make(chan reserveResult, maxReserving)
@@ -224,6 +230,7 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 	})
 	state := make(map[peer.ID]*slot)
 	running := 0
+	var eager time.Time
 	due := time.NewTimer(0)
 	defer due.Stop()
 	for {
@@ -231,6 +238,8 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-changed:
+		case <-h.choose:
+			eager = time.Now().Add(eagerFor)
 		case <-due.C:
 		case r := <-results:
 			running--
@@ -239,6 +248,9 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 			}
 		}
 		wait := reservePoll
+		if time.Now().Before(eager) {
+			wait = eagerPoll
+		}
 		for p, s := range h.reserveState(pillars(), state) {
 			left := time.Until(s.next)
 			gone := s.tries == 0 && h.ReservedUntil(p).IsZero() // with an earlier connection
@@ -253,6 +265,14 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 			}
 		}
 		due.Reset(wait)
+	}
+}
+
+// Reconsider has KeepReserved look at its list now. It does not block.
+func (h *Host) Reconsider() {
+	select {
+	case h.choose <- struct{}{}:
+	default: // it is about to
 	}
 }
 

@@ -101,7 +101,7 @@ func TestUpgradeIsReported(t *testing.T) {
 	}
 	// b dials a's direct address, as a hole punch would; a listens nowhere, so
 	// it is a that gets a second, direct connection by dialling b.
-	if err := a.Upgrade(within(t), b.Self(), b.Addrs()); err != nil {
+	if err := relay.Upgrade(within(t), a, b.Self(), b.Addrs()); err != nil {
 		t.Fatal(err)
 	}
 	if c := <-changes; c != overlay.PeerUpgraded {

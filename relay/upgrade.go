@@ -35,7 +35,7 @@ const (
 	// have sent before it knew.
 	lingerCheck = 250 * time.Millisecond
 	lingerMin   = time.Second
-	lingerMax   = 8 * time.Second
+	lingerMax   = 5 * time.Second
 	// maxPairs bounds the peers whose failed attempts are remembered after their
 	// circuit is gone, so that a peer that keeps coming back is not punched to
 	// from the start each time.
@@ -60,6 +60,7 @@ type upgrades struct {
 type pair struct {
 	tries  int
 	next   time.Time // when to try again
+	due    time.Time // when to look at it again
 	busy   bool      // an attempt is going on
 	direct time.Time // since when the circuit is not needed; zero: it is
 }
@@ -117,11 +118,13 @@ func (h *Host) upgrade(ctx context.Context) {
 	defer timer.Stop()
 	seen := ""
 	for {
+		everybody := false // may have waited for this
 		select {
 		case <-ctx.Done():
 			return
 		case done := <-u.ended:
 			h.punched(done)
+			everybody = true
 		case <-u.wake:
 		case <-timer.C:
 		}
@@ -133,6 +136,7 @@ func (h *Host) upgrade(ctx context.Context) {
 		}
 		now := time.Now()
 		if reset {
+			everybody = true
 			if at := joinAddrs(h.publicAddrs()); at != seen {
 				seen = at
 				for _, x := range u.pairs {
@@ -141,13 +145,16 @@ func (h *Host) upgrade(ctx context.Context) {
 			}
 		}
 		wait := time.Hour
-		for p := range u.pairs {
-			next := h.review(ctx, p, u.pairs[p], now)
-			if next < 0 {
-				delete(u.pairs, p)
-			} else {
-				wait = min(wait, next)
+		for p, x := range u.pairs {
+			if everybody || dirty[p] || !x.due.After(now) {
+				next := h.review(ctx, p, x, now)
+				if next < 0 {
+					delete(u.pairs, p)
+					continue
+				}
+				x.due = now.Add(next)
 			}
+			wait = min(wait, x.due.Sub(now))
 		}
 		timer.Reset(wait)
 	}

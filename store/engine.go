@@ -63,21 +63,17 @@ const formatVersion = 1
 // openEngine opens the database in dir and checks that it is of the given kind
 // ("pillar" or "node") and version.
 func openEngine(dir, kind string, fs vfs.FS, memory int64, log *slog.Logger) (*engine, error) {
-	g := newGuard(fs)
-	o := options(memory, log)
-	o.FS = g
-	o.Logger = logger{log, g}
-	o.Cache = pebble.NewCache(memory / 2)
-	defer o.Cache.Unref()
-	db, err := openPebble(dir, o)
-	if err != nil {
-		if g.inUse() {
-			err = fmt.Errorf("%w (%v)", ErrInUse, err)
+	db, g, err := openGuarded(dir, fs, memory, log)
+	if err != nil && dropBallast(fs, dir, err) {
+		log.Warn("the disk is full: the room kept for that is used to open the store", "dir", dir, "bytes", ballastSize(memory))
+		db, g, err = openGuarded(dir, fs, memory, log)
+	} else if err == nil {
+		if err := makeBallast(fs, dir, memory); err != nil {
+			log.Warn("no room is kept for a full disk", "dir", dir, "err", err)
 		}
-		return nil, fmt.Errorf("open store %s: %w", dir, errors.Join(err, g.release()))
 	}
-	if err := g.begin(); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, errors.Join(err, g.release()))
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	e := &engine{
 		db: db, guard: g, open: make(map[*epoch]struct{}),
@@ -91,6 +87,58 @@ func openEngine(dir, kind string, fs vfs.FS, memory int64, log *slog.Logger) (*e
 		return nil, fmt.Errorf("open store %s: %w", dir, errors.Join(err, e.close()))
 	}
 	return e, nil
+}
+
+// openGuarded opens the database behind a guard of its own. If it fails nothing of
+// it touches the disk any more.
+func openGuarded(dir string, fs vfs.FS, memory int64, log *slog.Logger) (*pebble.DB, *guard, error) {
+	g := newGuard(fs)
+	o := options(memory, log)
+	o.FS = g
+	o.Logger = logger{log, g}
+	o.Cache = pebble.NewCache(memory / 2)
+	defer o.Cache.Unref()
+	db, err := openWithin(dir, o, g)
+	if err != nil {
+		if g.inUse() {
+			err = fmt.Errorf("%w (%v)", ErrInUse, err)
+		}
+		return nil, nil, errors.Join(err, g.release())
+	}
+	if err := g.begin(); err != nil {
+		return nil, nil, errors.Join(err, g.release())
+	}
+	return db, g, nil
+}
+
+// openFails is how long an opening that met an error may take to end with it.
+const openFails = time.Second
+
+// openWithin is openPebble, which is left to itself, with a guard that lets nothing
+// through any more, if it does not end with the first error that it meets.
+func openWithin(dir string, o *pebble.Options, g *guard) (*pebble.DB, error) {
+	type result struct {
+		db  *pebble.DB
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		db, err := openPebble(dir, o)
+		done <- result{db, err}
+	}()
+	select {
+	case r := <-done:
+		return r.db, r.err
+	case <-g.ailing:
+	}
+	late := time.NewTimer(openFails)
+	defer late.Stop()
+	select {
+	case r := <-done:
+		return r.db, r.err
+	case <-late.C:
+		return nil, g.begin()
+	}
 }
 
 // openPebble is pebble.Open, which answers some I/O errors with a panic.

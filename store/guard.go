@@ -36,7 +36,8 @@ import (
 // end with the process, which has to be restarted anyway.
 //
 // While the database is being opened errors pass through, so that opening fails
-// with them.
+// with them. Where it does not, because a table is to be written of what the log
+// holds and Pebble tries that for ever, the store counts as failed a moment later.
 type guard struct {
 	vfs.FS
 
@@ -48,11 +49,12 @@ type guard struct {
 	cause   error     // the first failure; set before failed is closed
 	lock    io.Closer // the directory lock while held
 	lockErr error     // why the directory could not be locked
-	openErr error     // the first failure while opening
+	openErr error     // the first failure while opening; set before ailing is closed
+	ailing  chan struct{}
 }
 
 func newGuard(fs vfs.FS) *guard {
-	return &guard{FS: fs, failed: make(chan struct{})}
+	return &guard{FS: fs, failed: make(chan struct{}), ailing: make(chan struct{})}
 }
 
 // fail marks the store as failed because of err; only the first call counts.
@@ -99,6 +101,7 @@ func (g *guard) leave(what, name string, err error) error {
 		// Pebble asks for what may not be there yet.
 		if g.openErr == nil && !errors.Is(err, iofs.ErrNotExist) {
 			g.openErr = err
+			close(g.ailing)
 		}
 		return err
 	}

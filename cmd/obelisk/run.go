@@ -35,12 +35,12 @@ type runOptions struct {
 	listen, announce, join, pillar                 []string
 	networkKey, admission                          string
 	home, rejoin                                   bool
-	concern                                        int
+	concern, maxPeers, perIP, perSubnet            int
 	storeLimit, memory                             int64
 	registration, admin, adminTLSCert, adminTLSKey string
 	adminInsecure                                  bool
 	keyType                                        string
-	rsaBits, perIP, perSubnet                      int
+	rsaBits                                        int
 	api, direct, presence, logLevel, logFormat     string
 }
 
@@ -89,10 +89,13 @@ func (o *runOptions) register(fs *pflag.FlagSet) {
 	fs.Var(sizeValue{&o.memory}, "memory", "how much memory to take")
 	option(both, "memory")
 	choice(pillar, &o.registration, "registration", "who may register; closed: accounts that network allow named", "open", "closed")
-	fs.IntVar(&o.perIP, "per-ip", relay.DefaultPillarPerIP, "largest `N` of connections from one IPv4 address or IPv6 /56; a tenth of it is how many may come each second")
-	option(pillar, "per-ip")
-	fs.IntVar(&o.perSubnet, "per-subnet", 0, "the same for an IPv4 /24 or IPv6 /48 (default four times --per-ip)")
-	option(pillar, "per-subnet")
+	count := func(v *int, name string, value int, usage string) {
+		fs.IntVar(v, name, value, usage)
+		option(pillar, name)
+	}
+	count(&o.maxPeers, "max-peers", relay.DefaultPillarPeers, "`N` nodes and pillars at once, of 70 KB of memory each")
+	count(&o.perIP, "per-ip", relay.DefaultPillarPerIP, "`N` connections from an IPv4 address or IPv6 /56; whole towns share one")
+	count(&o.perSubnet, "per-subnet", 0, "`N` connections from an IPv4 /24 or IPv6 /48 (default four times --per-ip)")
 	o.admin = "127.0.0.1:4080"
 	text(pillar, &o.admin, "admin", "`HOST:PORT` of the admin port, or off")
 	text(pillar, &o.adminTLSCert, "admin-tls-cert", "PEM `FILE` with the admin port's certificate")
@@ -241,7 +244,7 @@ func (o *runOptions) pillarConfig() (obelisk.PillarConfig, error) {
 		Dir: dir, Listen: o.listen, Announce: o.announce, Join: append(o.join, o.pillar...),
 		NetworkKey: o.networkKey, Admission: o.admission, Home: o.home, Rejoin: o.rejoin, Concern: o.concern,
 		StoreLimit: uint64(o.storeLimit), Memory: o.memory, Registration: obelisk.Registration(o.registration),
-		PerIP: o.perIP, PerSubnet: o.perSubnet,
+		MaxPeers: o.maxPeers, PerIP: o.perIP, PerSubnet: o.perSubnet,
 		Admin: o.admin, AdminTLSCert: o.adminTLSCert, AdminTLSKey: o.adminTLSKey, AdminInsecure: o.adminInsecure,
 	}
 	return c, c.Validate()

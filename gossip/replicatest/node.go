@@ -8,6 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -53,6 +54,44 @@ func (a *Author) Register(t testing.TB, links overlay.Links, pillar peer.ID, add
 		return ok
 	})
 	return n
+}
+
+// Account is whom the author writes for.
+func (a *Author) Account() identity.AccountID { return a.account.ID() }
+
+// Device is what the author writes with.
+func (a *Author) Device() identity.DeviceID { return a.device.ID() }
+
+// Question is the author's, where an account's devices are.
+func (a *Author) Question(target identity.AccountID) *overlay.Locate {
+	q := &overlay.Locate{Target: target, Asker: a.account.ID(), Certificate: a.cert, Time: uint64(a.now().UnixMilli())}
+	q.Sign(a.network, a.device)
+	return q
+}
+
+// Presence is what the author's device answers to another device.
+func (a *Author) Presence(asker identity.DeviceID, pillars ...identity.PillarID) overlay.Presence {
+	p := overlay.Presence{Device: a.device.ID(), Asker: asker, Pillars: pillars, Time: uint64(a.now().UnixMilli())}
+	p.Sign(a.network, a.device)
+	return p
+}
+
+// Locate asks a question and returns all answers.
+func (n *Node) Locate(q *overlay.Locate) (found []overlay.Presence) {
+	n.t.Helper()
+	n.send(q)
+	n.read(func(m overlay.Message) bool {
+		a, ok := m.(*overlay.Located)
+		if !ok {
+			return false
+		}
+		if a.Err != nil {
+			n.t.Fatalf("locate: %v", a.Err)
+		}
+		found = append(found, a.Presences...)
+		return !a.More
+	})
+	return found
 }
 
 // Peer is the author's device as a peer.

@@ -19,10 +19,9 @@ type Options struct {
 	Runs int
 	// Seed decides what is random on the internet.
 	Seed uint64
-	// Note is told of each run when it is over. Nil: nobody is.
-	Note func(Scenario, Run)
-	// Broken is called with a run that failed, before its traces are removed.
-	Broken func(Scenario, Run, *Lab)
+	// After is called after each run, while its processes still run. Nil: nothing
+	// is.
+	After func(Scenario, Run, *Lab)
 }
 
 const (
@@ -74,11 +73,8 @@ func Play(ctx context.Context, s Scenario, opt Options) (result Result, err erro
 		}
 		run.judge(s.Must)
 		result.Runs = append(result.Runs, run)
-		if opt.Note != nil {
-			opt.Note(s, run)
-		}
-		if len(run.Failures) > 0 && opt.Broken != nil {
-			opt.Broken(s, run, l)
+		if opt.After != nil {
+			opt.After(s, run, l)
 		}
 		if err := l.reset(ctx); err != nil {
 			return result, fmt.Errorf("after run %d: %w", i+1, err)

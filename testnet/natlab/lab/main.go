@@ -44,6 +44,7 @@ func run(ctx context.Context) (int, error) {
 	binary := flag.String("binary", "", "the obelisk `binary`; default: built from this tree")
 	asJSON := flag.Bool("json", false, "print the results as JSON instead of a table")
 	keep := flag.String("keep", "", "copy logs of failed runs to this `directory`")
+	all := flag.Bool("keep-all", false, "with -keep: of all runs")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of what is random on the internet")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -74,15 +75,15 @@ func run(ctx context.Context) (int, error) {
 		}
 	}
 	fmt.Fprintf(os.Stderr, "seed %d\n", *seed)
-	opt := natlab.Options{Binary: *binary, Runs: *runs, Seed: *seed, Note: note}
-	if *keep != "" {
-		opt.Broken = func(s natlab.Scenario, r natlab.Run, l *natlab.Lab) {
-			to := filepath.Join(*keep, fmt.Sprintf("%s-%d", s.Name, r.Number))
-			if err := keepLogs(l.Dir(), to); err != nil {
-				fmt.Fprintln(os.Stderr, "natlab: keep logs:", err)
-			}
+	opt := natlab.Options{Binary: *binary, Runs: *runs, Seed: *seed, After: func(s natlab.Scenario, r natlab.Run, l *natlab.Lab) {
+		note(s, r)
+		if *keep == "" || len(r.Failures) == 0 && !*all {
+			return
 		}
-	}
+		if err := keepLogs(l.Dir(), filepath.Join(*keep, fmt.Sprintf("%s-%d", s.Name, r.Number))); err != nil {
+			fmt.Fprintln(os.Stderr, "natlab: keep logs:", err)
+		}
+	}}
 	var results []natlab.Result
 	code := 0
 	for _, s := range chosen {
