@@ -8,7 +8,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/obelisk-network/obelisk/overlay"
 	"github.com/obelisk-network/obelisk/testnet"
 )
 
@@ -68,8 +67,11 @@ func (b *bench) idle(ctx context.Context) (*idleResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range sessions {
-		wg.Go(func() { s.discard() })
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	for i, s := range sessions {
+		k := &keeper{pillar: b.addrs[i%len(b.addrs)]}
+		wg.Go(func() { k.watch(watching, devices[i], s) })
 	}
 	if _, err := testnet.WaitEqual(ctx, b.pillars); err != nil {
 		return nil, err
@@ -95,7 +97,7 @@ func (b *bench) idle(ctx context.Context) (*idleResult, error) {
 	}, nil
 }
 
-// connect opens a live session for every device.
+// connect opens a session for every device.
 func (b *bench) connect(ctx context.Context, devices []*device) ([]*session, error) {
 	sessions := make([]*session, len(devices))
 	var wg sync.WaitGroup
@@ -106,9 +108,6 @@ func (b *bench) connect(ctx context.Context, devices []*device) ([]*session, err
 		wg.Go(func() {
 			for i := range work {
 				s, err := devices[i].dial(ctx, b.addrs[i%len(b.addrs)])
-				if err == nil {
-					err = s.write(&overlay.Resume{Box: overlay.BoxMail, Live: true})
-				}
 				mu.Lock()
 				if sessions[i] = s; err != nil && failed == nil {
 					failed = fmt.Errorf("device %d: %w", i, err)
