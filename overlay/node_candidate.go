@@ -112,9 +112,12 @@ func (m *nodeSessions) addrsFor(p identity.PillarID) []multiaddr.Multiaddr {
 func (m *nodeSessions) failed(c *candidate, err error) {
 	level := m.n.log.Debug
 	switch CodeOf(err) {
-	case CodeWrongNetwork, CodeNotAdmitted, CodeRegistrationClosed, CodeRemovedDevice:
+	case CodeWrongNetwork, CodeNotAdmitted, CodeRemovedDevice:
 		level = m.n.log.Warn
 		c.fails = max(c.fails, 5)
+	case CodeRegistrationClosed: // until its operator allows the account, which may be any moment
+		level = m.n.log.Warn
+		c.fails = min(c.fails, closedFails)
 	}
 	if errors.Is(err, ErrCloned) {
 		level = m.n.log.Error
