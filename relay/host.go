@@ -67,15 +67,16 @@ type Host struct {
 	metrics *metrics
 	gate    *gate
 
-	packets  packets
-	rtts     rtts
-	slots    slots
-	choose   chan struct{} // 1 deep: KeepReserved looks at its list
-	observed observations
-	upgrades upgrades
-	punches  punches
-	near     nearDials
-	borrowed borrowed
+	packets    packets
+	rtts       rtts
+	slots      slots
+	choose     chan struct{} // 1 deep: KeepReserved looks at its list
+	observed   observations
+	reobserved reobserving
+	upgrades   upgrades
+	punches    punches
+	near       nearDials
+	borrowed   borrowed
 
 	stop func()          // ends done
 	done <-chan struct{} // closed by Shutdown
