@@ -24,6 +24,7 @@ type network struct {
 	ctx     context.Context
 	key     string // file of the network key
 	closed  bool   // pillars to come take no new accounts
+	perIP   int    // of pillars to come
 	pillars []*obelisk.Pillar
 	nodes   []*obelisk.Node
 }
@@ -52,7 +53,7 @@ func (n *network) openPillar(dir string) *obelisk.Pillar {
 		join = []string{n.pillars[0].JoinLink()}
 	}
 	cfg := obelisk.PillarConfig{Dir: filepath.Join(dir, "pillar"), NetworkKey: n.key, Join: join,
-		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20}
+		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20, PerIP: n.perIP}
 	if n.closed {
 		cfg.Registration = obelisk.RegistrationClosed
 	}
@@ -293,4 +294,22 @@ func TestRelayIsForMembers(t *testing.T) {
 	}
 	// The node's own loop reserves there.
 	n.until("the node's reservation", func() bool { return node.Reserved(p.ID()) })
+}
+
+// A node leaves a pillar that has no room to relay for it when there is another.
+func TestCrowdedPillarIsLeft(t *testing.T) {
+	n := newNetwork(t)
+	n.perIP = 1 // reservation; loopback may have any number of connections
+	first, second := n.addPillar(), n.addPillar()
+	a := n.addNode(first, "a")
+	n.until("a is at both", func() bool { s := a.Status(); return s.Pillar != "" && s.Standby != "" })
+	n.until("a has both reservations", func() bool { return a.Reserved(first.ID()) && a.Reserved(second.ID()) })
+	b := n.addNode(first, "b")
+	n.until("b is at both", func() bool { s := b.Status(); return s.Pillar != "" && s.Standby != "" })
+	n.perIP = 0
+	third := n.addPillar()
+	n.until("b has moved", func() bool { return b.Reserved(third.ID()) })
+	if s := b.Status(); s.Pillar != third.ID().String() && s.Standby != third.ID().String() {
+		t.Errorf("b works with %s and %s, not with the pillar that has room", s.Pillar, s.Standby)
+	}
 }

@@ -283,6 +283,11 @@ func (n *Node) runParts(ctx context.Context, parts *nodeParts) error {
 		_ = parts.host.KeepReserved(reserving, func() []peer.ID { // ends with its context only
 			at := worksWith(parts.core)
 			parts.protected.set(at)
+			for _, r := range parts.host.Reservations() {
+				if errors.Is(r.Err, overlay.ErrFull) {
+					parts.core.Crowded(PillarID(r.Pillar))
+				}
+			}
 			return at
 		})
 	})

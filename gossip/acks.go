@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
 
@@ -93,6 +94,17 @@ func (a *acks) state(p identity.PillarID, log overlay.LogID, held spans, whole b
 		delete(a.runs, p)
 	}
 	a.tellLocked()
+}
+
+// drop forgets the pillars that are none any more: what they hold is no copy.
+func (a *acks) drop(none func(identity.PillarID) bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := len(a.runs)
+	maps.DeleteFunc(a.runs, func(p identity.PillarID, _ spans) bool { return none(p) })
+	if len(a.runs) < before {
+		a.tellLocked()
+	}
 }
 
 // own is the log that is counted.

@@ -70,6 +70,7 @@ type Config struct {
 	// begun. Default 5 s.
 	AuditEvery time.Duration
 
+	tolerant  bool                                  // tests: offences are counted, and nobody is refused
 	noMember  bool                                  // tests: no memberlist
 	omitShort uint64                                // tests: bits that short IDs lack
 	alike     map[overlay.RecordID]overlay.RecordID // tests: records that are in memory what another is

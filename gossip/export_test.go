@@ -114,6 +114,9 @@ func (l *Ledger) Find(shorts ...uint64) int { return len(l.l.find(shorts)) }
 // OmitShort has short IDs lack bits, so that some are equal.
 func (c *Config) OmitShort(bits uint64) { c.omitShort = bits }
 
+// Tolerant has offences counted, and nobody refused for them.
+func (c *Config) Tolerant() { c.tolerant = true }
+
 // Alike has one record be in memory what another is, as if somebody had found two
 // IDs that are.
 func (c *Config) Alike(id, as overlay.RecordID) {

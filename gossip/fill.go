@@ -250,7 +250,7 @@ func (fs *follows) noteBarren(f *follow, err error, now time.Time) {
 		from = f.ask.From
 	}
 	if f.live || f.probes || from > f.ask.To ||
-		!empty && !(errors.As(err, &busy) && busy.refusal.Code == overlay.CodeNotFound) {
+		!empty && !(errors.As(err, &busy) && (busy.refusal.Code == overlay.CodeNotFound || busy.refusal.Code == overlay.CodeUnreachable)) {
 		return
 	}
 	if len(fs.barren) >= maxPenalties {

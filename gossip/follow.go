@@ -377,5 +377,15 @@ func gather(run *taken, runs <-chan *taken, maxEntries, maxBytes int) *taken {
 	return run
 }
 
+// told reports whether the provider says still that it has what it was asked for.
+func (f *follow) told() bool {
+	runs := f.provider.told(f.log).runs
+	if f.ask.From == beginning {
+		return len(runs) > 0
+	}
+	_, ok := runs.find(f.ask.From)
+	return ok
+}
+
 // provides reports whether the follow's provider is p.
 func (f *follow) provides(p peer.ID) bool { return f.provider.peer == p }

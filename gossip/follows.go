@@ -18,6 +18,7 @@ const (
 	maxFollows   = 1024             // logs followed live at once
 	maxFollowsOf = 32               // from one provider: its budget is for others too
 	maxCatchUps  = 32               // live follows that begin some way behind, at once
+	maxCatchUpOf = 16               // of them, from one provider
 	fewFollows   = 4                // from one provider, of its own logs: kept while idle
 	idleHistory  = 10 * time.Second // for others: they are closed when nothing comes for so long
 	followTick   = time.Second      // how often silent and idle follows are looked for
@@ -28,6 +29,10 @@ const (
 	retryFault   = 10 * time.Second // that was at fault; doubled each time
 	retryMax     = 10 * time.Minute
 	maxPenalties = 4096
+
+	// supervising is the part of a processor that looking at what others tell may
+	// take, however often they tell: one in so many.
+	supervising = 5
 
 	// liveWindow is how far behind a live follow may begin: about what one or two
 	// batches bring. Who is further behind follows what comes from now on, and
@@ -104,6 +109,7 @@ func (fs *follows) poke() {
 func (fs *follows) run(ctx context.Context) {
 	tick := time.NewTicker(followTick)
 	defer tick.Stop()
+	clock := clockReading{ours: fs.m.now(), at: time.Now()}
 	defer func() {
 		fs.mu.Lock()
 		fs.over = true
@@ -121,7 +127,32 @@ func (fs *follows) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		began := time.Now()
+		if now := fs.m.now(); clock.stepped(now).Abs() >= clockStep {
+			clock = clockReading{ours: now, at: began}
+			fs.forgive()
+		}
 		fs.supervise(ctx)
+		if rest := (supervising - 1) * time.Since(began); rest > time.Millisecond {
+			pause := time.NewTimer(rest)
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+			}
+			pause.Stop()
+		}
+	}
+}
+
+// forgive has everybody asked again who was not at fault: by another clock other
+// logs live.
+func (fs *follows) forgive() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for key, p := range fs.penalties {
+		if p.faults == 0 {
+			delete(fs.penalties, key)
+		}
 	}
 }
 
@@ -132,12 +163,13 @@ func (fs *follows) supervise(ctx context.Context) {
 	view := fs.look()
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	from := map[peer.ID]int{}
+	from, behindOf := map[peer.ID]int{}, map[peer.ID]int{}
 	behind := 0
 	for _, f := range fs.active {
 		from[f.provider.peer]++
 		if fs.catchingUp(f) {
 			behind++
+			behindOf[f.provider.peer]++
 		}
 	}
 	for log, f := range fs.active {
@@ -156,9 +188,10 @@ func (fs *follows) supervise(ctx context.Context) {
 				continue
 			}
 			if f := fs.plan(w, now); f != nil && from[f.provider.peer] < maxFollowsOf {
-				if late := fs.catchingUp(f); !late || behind < maxCatchUps {
+				if late := fs.catchingUp(f); !late || behind < maxCatchUps && behindOf[f.provider.peer] < maxCatchUpOf {
 					if late {
 						behind++
+						behindOf[f.provider.peer]++
 					}
 					from[f.provider.peer]++
 					fs.start(ctx, f, now)
@@ -406,6 +439,9 @@ func (fs *follows) ended(ctx context.Context, f *follow, err error) {
 	}
 	fs.keepPenalty(key, p, now)
 	fs.mu.Unlock()
+	if busy.refusal != nil && busy.refusal.Code == overlay.CodeNotFound && f.told() {
+		fs.m.scores.offend(f.provider.peer, faultEmpty)
+	}
 	if f.probes && ctx.Err() == nil && (err == nil || at != nil || busy.refusal != nil && busy.refusal.Code != overlay.CodeBusy) {
 		at = faulty(faultVector, "another hash of log %s is told, and not shown", f.log)
 	}

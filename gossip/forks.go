@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/internal/canon"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -37,8 +39,9 @@ type forks struct {
 	saving chan struct{} // has room for one: who writes notes
 
 	mu    sync.Mutex
-	known map[overlay.LogID]*forkedLog // guarded by mu
-	of    map[identity.PillarID]int    // guarded by mu
+	known map[overlay.LogID]*forkedLog           // guarded by mu
+	of    map[identity.PillarID]int              // guarded by mu
+	said  map[peer.ID]map[overlay.LogID]struct{} // guarded by mu; long proofs that pillars were told in this run
 }
 
 type forkedLog struct {
@@ -50,7 +53,8 @@ type forkedLog struct {
 
 // newForks loads the proofs.
 func newForks(m *Mesh) (*forks, error) {
-	f := &forks{m: m, saving: make(chan struct{}, 1), known: map[overlay.LogID]*forkedLog{}, of: map[identity.PillarID]int{}}
+	f := &forks{m: m, saving: make(chan struct{}, 1), known: map[overlay.LogID]*forkedLog{}, of: map[identity.PillarID]int{},
+		said: map[peer.ID]map[overlay.LogID]struct{}{}}
 	data, err := m.cfg.Notes.LoadNote(forkIndex)
 	if err != nil {
 		return nil, fmt.Errorf("gossip: load forks: %w", err)
@@ -101,6 +105,28 @@ func (f *forks) load(log overlay.LogID, since time.Time, chunks int) error {
 
 func forkKey(log overlay.LogID, chunk int) string {
 	return forkPrefix + string(log[:]) + string([]byte{byte(chunk)})
+}
+
+// tellOnce reports whether a pillar was not told of a fork yet, and takes it for
+// told.
+func (f *forks) tellOnce(p peer.ID, log overlay.LogID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, said := f.said[p][log]; said {
+		return false
+	}
+	if f.said[p] == nil {
+		f.said[p] = map[overlay.LogID]struct{}{}
+	}
+	f.said[p][log] = struct{}{}
+	return true
+}
+
+// untell takes back that a pillar was told.
+func (f *forks) untell(p peer.ID, log overlay.LogID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.said[p], log)
 }
 
 // tooMany reports whether so many logs of a pillar were forked that no further
@@ -262,6 +288,11 @@ func (f *forks) expire(ctx context.Context) {
 			}
 		}
 	}
+	for log := range gone {
+		for _, logs := range f.said {
+			delete(logs, log)
+		}
+	}
 	f.mu.Unlock()
 	if len(gone) == 0 {
 		return
@@ -307,16 +338,13 @@ func (f *forks) answered(log overlay.LogID, at overlay.Mark, msg *overlay.Forked
 // complete makes a proof of another pillar's history behind at, which is not
 // ours there: with our own first signed head behind at, if theirs goes as far,
 // or with theirs and what leads us from there to our next one. nil if neither
-// can be had.
+// can be had. Only heads that were signed before take part: what the disk has of a
+// log of our own may be damaged, and must not become a second history of it.
 func (f *forks) complete(log overlay.LogID, at overlay.Mark, msg *overlay.Forked) *overlay.Forked {
 	m := f.m
-	mine := m.logs.headFrom(log, at.Seq, msg.Other.Seq)
-	if own, ok := m.logs.state(log); mine == nil && ok && own.Pillar == m.self {
-		mine = &lead{pos: overlay.Position{Log: log, Seq: at.Seq, Hash: at.Hash}, nonce: own.Nonce, dies: own.Dies}
-	}
-	if mine != nil {
+	if mine := m.logs.headFrom(log, at.Seq, msg.Other.Seq); mine != nil && mine.known() != nil {
 		common := mine.pos.Seq - at.Seq
-		return &overlay.Forked{Head: mine.get(m.signHead), Other: msg.Other,
+		return &overlay.Forked{Head: mine.known(), Other: msg.Other,
 			Before: overlay.ChainAll(msg.Before, msg.Links[:common]), Links: msg.Links[common:]}
 	}
 	hash, ok := m.hashBefore(log, msg.Other.Seq+1)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/internal/canon"
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -102,6 +103,7 @@ func (m *Mesh) keep(ctx context.Context) {
 				m.log.Warn("drop logs", "err", err)
 			}
 		}
+		m.acks.drop(func(p identity.PillarID) bool { return m.cfg.Roster.Standing(p, m.now()) == overlay.StandingRevoked })
 		if n%forgetEvery == 0 {
 			if m.clocks.agree() {
 				m.forks.expire(ctx)

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -146,11 +148,21 @@ func (f *memberFilter) dropped(why memberDrop) {
 	f.m.met.memberDropped.WithLabelValues(string(why)).Inc()
 }
 
+// droppedOf is dropped for what came from a pillar. What no honest one sends or
+// passes on costs it.
+func (f *memberFilter) droppedOf(from identity.PillarID, why memberDrop) {
+	f.dropped(why)
+	switch why {
+	case dropMalformed, dropNested, dropEncoded, dropForged:
+		f.m.scores.offend(peer.ID(from), faultMember)
+	}
+}
+
 // incoming returns what memberlist gets of a packet, nil if nothing.
 func (f *memberFilter) incoming(from identity.PillarID, b []byte) []byte {
 	parts, why := splitPacket(b)
 	if why != "" {
-		f.dropped(why)
+		f.droppedOf(from, why)
 		return nil
 	}
 	kept := parts[:0]
@@ -161,7 +173,7 @@ func (f *memberFilter) incoming(from identity.PillarID, b []byte) []byte {
 			why = f.judge(from, msg)
 		}
 		if why != "" {
-			f.dropped(why)
+			f.droppedOf(from, why)
 			continue
 		}
 		kept = append(kept, msg.append(nil))

@@ -93,7 +93,7 @@ func (f *memberFilter) readStream(from identity.PillarID, stream io.Reader, dial
 		return nil, err
 	}
 	refuse := func(why memberDrop) ([]byte, error) {
-		f.dropped(why)
+		f.droppedOf(from, why)
 		return nil, fmt.Errorf("stream of %s refused: %s", from, why)
 	}
 	switch kind := wireType(b); kind {

@@ -43,10 +43,12 @@ const (
 	faultHead   = "head"   // a head that is missing, unsigned or another log's
 	faultChain  = "chain"  // entries that do not link to the signed head
 	faultSilent = "silent" // nothing while the log moves, or in the middle of a range
-	faultGone   = "gone"   // entries said to be gone that live
+	faultGone   = "gone"   // entries said to be gone that live, or of which nothing signed says so
+	faultEmpty  = "empty"  // a log that it tells and says it does not hold
 	faultClaim  = "claim"  // entries told and not sent
 	faultVector = "vector" // another history told and not shown
 	faultFork   = "fork"   // a proof that proves nothing
+	faultMember = "member" // what memberlist does not send, or with a forged signature
 
 	faultLocate   = "locate"   // questions where devices are too often
 	faultPresence = "presence" // an answer to no question, or for somebody else

@@ -98,7 +98,7 @@ func (m *Mesh) handleFollow(s overlay.Stream) {
 		acks.Wait()
 		s.Reset()
 	case errors.Is(err, errNoHead):
-		finish(s, &overlay.Busy{Err: overlay.Refuse(overlay.CodeNotFound, "log %s: %v", req.Log, err)})
+		finish(s, &overlay.Busy{Err: overlay.Refuse(overlay.CodeUnreachable, "log %s: %v", req.Log, err)})
 	default:
 		if ctx.Err() == nil {
 			m.log.Debug("follower lost", "peer", s.Peer(), "log", req.Log, "err", err)

@@ -25,6 +25,9 @@ const (
 	// silent at once, and that counts as maxStalls offences at most.
 	stallPause = 10 * time.Second
 	maxStalls  = 2
+	// emptyPause is how long answers that a log is not held, which is told, count as
+	// one: logs are dropped many at a time, and that is told a moment later.
+	emptyPause = 10 * time.Second
 )
 
 // weights of offences by reason. What may be bad luck counts less than what an
@@ -32,6 +35,7 @@ const (
 var weights = map[string]float64{
 	faultSilent: 10,
 	faultClaim:  10,
+	faultEmpty:  10,
 	faultFrame:  20,
 	faultLog:    20,
 	faultOrder:  20,
@@ -40,6 +44,7 @@ var weights = map[string]float64{
 	faultGone:   20,
 	faultVector: 20,
 	faultFork:   40,
+	faultMember: 10,
 
 	faultLocate:   5,
 	faultPresence: 10,
@@ -64,6 +69,7 @@ type scores struct {
 type score struct {
 	points  float64
 	at      time.Time // of points
+	empty   time.Time // when faultEmpty counted last
 	stalled time.Time // when the stall began that counts now
 	stalls  int       // silences counted since then
 	until   time.Time // refused before
@@ -94,13 +100,19 @@ func (t *scores) offend(p peer.ID, reason string) {
 		}
 		s.stalls++
 	}
-	if reason != faultSilent || s.stalls <= maxStalls {
+	switch {
+	case reason == faultSilent && s.stalls > maxStalls:
+	case reason == faultEmpty && now.Sub(s.empty) < emptyPause:
+	default:
 		s.points += weights[reason]
+		if reason == faultEmpty {
+			s.empty = now
+		}
 	}
 	first := !s.noticed
 	s.noticed = true
 	var refused time.Duration
-	if s.points >= offenceLimit && now.After(s.until) {
+	if s.points >= offenceLimit && now.After(s.until) && !t.m.cfg.tolerant {
 		refused = min(refuseMax, refuseMin<<min(s.times, 10))
 		s.times++
 		s.until = now.Add(refused)

@@ -58,6 +58,7 @@ type session struct {
 	clock   clockReading                       // guarded by mu; ours in it
 	resend  bool                               // guarded by mu; a roster message was lost
 	untold  bool                               // guarded by mu; a fork could not be told
+	forked  map[overlay.LogID]bool             // guarded by mu; logs it tells that were forked; true if it could not be told so
 	asks    overlay.Tokens                     // guarded by mu; of Locate to them
 	locates map[uint64]*locating               // guarded by mu; open ones, by number
 }
@@ -99,7 +100,7 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 		local: overlay.IsNear(stream.Remote()), since: time.Now(),
 		out: make(chan overlay.Message, sessionQueue), kick: make(chan struct{}, 1),
 		requests: make(chan overlay.Message, sessionRequests), done: make(chan struct{}),
-		vector: map[overlay.LogID]told{}, waiting: map[uint64]chan overlay.Message{},
+		vector: map[overlay.LogID]told{}, forked: map[overlay.LogID]bool{}, waiting: map[uint64]chan overlay.Message{},
 		locates: map[uint64]*locating{},
 	}
 	s.audit = newAuditLink(s)

@@ -12,6 +12,10 @@ import (
 // the largest fits a frame.
 const vectorChunk = 6 << 10
 
+// shortProof is how many links a proof of a fork may have to be told at the start
+// of every session: 64 of one pillar take some 300 KB then.
+const shortProof = 96
+
 // tellVector tells what changed since a version: everything at first, and when
 // something holds less than before. It returns the version that was told.
 func (s *session) tellVector(since uint64) (uint64, error) {
@@ -82,6 +86,9 @@ func (s *session) takeVector(msg *overlay.VectorMsg) error {
 		return fmt.Errorf("%w: a vector of %d logs", overlay.ErrFrame, n)
 	}
 	for _, p := range msg.Positions {
+		if m.logs.isDead(p.Log) {
+			s.contradictFork(p.Log)
+		}
 		m.doubts.told(s, p)
 		counted = counted || p.Log == own
 	}
@@ -115,15 +122,52 @@ func (s *session) eachTold(fn func(overlay.LogID, told)) {
 	}
 }
 
-// tellForks tells every log that is known to be forked.
+// tellForks tells every log that is known to be forked. Long proofs, of which a
+// forking pillar may make 22 MB, are told a pillar once, and again only if it holds
+// the log all the same.
 func (s *session) tellForks() error {
 	s.mu.Lock()
 	s.untold = false
 	s.mu.Unlock()
 	for _, f := range s.m.forks.all() {
+		if len(f.Proof.Links) > shortProof && !s.m.forks.tellOnce(s.peer, f.Log) && !s.owedProof(f.Log) {
+			continue
+		}
 		if err := s.writeMessage(f.Proof); err != nil {
+			s.m.forks.untell(s.peer, f.Log)
 			return err
 		}
 	}
 	return nil
+}
+
+// contradictFork tells who holds a log that it was forked, once a session.
+func (s *session) contradictFork(log overlay.LogID) {
+	proof := s.m.forks.proof(log)
+	if proof == nil {
+		return
+	}
+	s.mu.Lock()
+	_, said := s.forked[log]
+	s.mu.Unlock()
+	if said {
+		return
+	}
+	owed := !s.post(proof)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forked[log] = owed
+	s.untold = s.untold || owed
+}
+
+// owedProof reports whether the other side holds a forked log and could not be
+// told so, and takes it for told.
+func (s *session) owedProof(log overlay.LogID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.forked[log] {
+		return false
+	}
+	s.forked[log] = false
+	return true
 }

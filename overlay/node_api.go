@@ -157,9 +157,11 @@ type NodePillar struct {
 	Connected bool                  `json:"connected"`
 	Active    bool                  `json:"active"`
 	Standby   bool                  `json:"standby"`
-	Path      Path                  `json:"path"`
-	RTTMS     float64               `json:"rtt_ms"`
-	LastSeen  *time.Time            `json:"last_seen"`
+	// Reason is why a pillar that is alive does not take this node.
+	Reason   Code       `json:"reason,omitempty"`
+	Path     Path       `json:"path"`
+	RTTMS    float64    `json:"rtt_ms"`
+	LastSeen *time.Time `json:"last_seen"`
 }
 
 // EventKind says what an Event is about.

@@ -22,7 +22,8 @@ type candidate struct {
 	again    bool // its session ended by no fault and is opened again at once
 	lastFail time.Time
 	lastSeen time.Time
-	refusal  error // why it was not used the last time
+	crowded  time.Time // when it was left because it does not relay for the node
+	refusal  error     // why it was not used the last time
 	// stale: its connection is dead, and has to be closed, or Connect would be
 	// content with it. renewing: the attempt under way does that; it keeps no
 	// other from being made.
@@ -111,9 +112,12 @@ func (m *nodeSessions) addrsFor(p identity.PillarID) []multiaddr.Multiaddr {
 func (m *nodeSessions) failed(c *candidate, err error) {
 	level := m.n.log.Debug
 	switch CodeOf(err) {
-	case CodeWrongNetwork, CodeNotAdmitted, CodeRegistrationClosed, CodeRemovedDevice:
+	case CodeWrongNetwork, CodeNotAdmitted, CodeRemovedDevice:
 		level = m.n.log.Warn
 		c.fails = max(c.fails, 5)
+	case CodeRegistrationClosed: // until its operator allows the account, which may be any moment
+		level = m.n.log.Warn
+		c.fails = min(c.fails, closedFails)
 	}
 	if errors.Is(err, ErrCloned) {
 		level = m.n.log.Error

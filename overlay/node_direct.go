@@ -20,6 +20,7 @@ const (
 	maxDirectItems = 256     // records that wait for one account
 	maxDirectBytes = 8 << 20 // of them all that are in memory; the others are read from disk
 	directIdle     = 3 * time.Minute
+	directBusy     = 10 * time.Second // for which an account that something went to keeps its place
 	directRetryMin = 30 * time.Second
 	directRetryMax = 10 * time.Minute
 	directSweep    = 5 * time.Second  // between looks for what only devices get
@@ -43,6 +44,7 @@ type nodeDirect struct {
 	n     *Node
 	find  func(context.Context, identity.AccountID) ([]Presence, error)
 	wake  chan struct{} // run: accounts want to be started
+	look  chan struct{} // run: somebody may be reached who was not before
 	nears chan nearDial
 	quota directQuota
 
@@ -72,7 +74,7 @@ type directItem struct {
 }
 
 func newNodeDirect(n *Node) *nodeDirect {
-	d := &nodeDirect{n: n, wake: make(chan struct{}, 1), closed: true, stop: make(chan struct{}),
+	d := &nodeDirect{n: n, wake: make(chan struct{}, 1), look: make(chan struct{}, 1), closed: true, stop: make(chan struct{}),
 		accounts: map[identity.AccountID]*directAccount{}, guests: map[peer.ID]*directGuest{}, greeting: map[Stream]struct{}{}, nears: make(chan nearDial, 16),
 		banned: map[peer.ID]time.Time{}, known: map[identity.DeviceID]*directContact{}}
 	d.find = n.locate
@@ -111,6 +113,8 @@ func (d *nodeDirect) run(ctx context.Context) {
 			return
 		case <-d.wake:
 		case <-tick.C:
+			d.sweep()
+		case <-d.look:
 			d.sweep()
 		case w := <-d.nears:
 			d.goWork(func() { d.dialNear(ctx, w) })
@@ -198,9 +202,9 @@ func (d *nodeDirect) account(a identity.AccountID) *directAccount {
 	return p
 }
 
-// start has run start p; if there are too many already, the one that was unused
-// for longest ends. d.mu is held.
-func (d *nodeDirect) start(p *directAccount) {
+// start has run start p. If there are too many already, the one that was unused
+// for longest ends; false if all are in use. d.mu is held.
+func (d *nodeDirect) start(p *directAccount) bool {
 	running := 0
 	var oldest *directAccount
 	for _, o := range d.accounts {
@@ -212,6 +216,9 @@ func (d *nodeDirect) start(p *directAccount) {
 		}
 	}
 	if running >= maxDirectPairs {
+		if time.Since(oldest.used) < directBusy {
+			return false
+		}
 		oldest.end()
 	}
 	p.running, p.started, p.over = true, time.Now(), make(chan struct{})
@@ -219,6 +226,7 @@ func (d *nodeDirect) start(p *directAccount) {
 	p.lost, p.progress = false, false
 	d.starts = append(d.starts, p)
 	wakeUp(d.wake)
+	return true
 }
 
 // sweep starts accounts for which records wait that no pillar gets.
@@ -238,10 +246,10 @@ func (d *nodeDirect) sweep() {
 		if p.running || now.Before(p.nextTry) {
 			continue
 		}
-		if started++; started > maxDirectPairs/2 {
-			return // the others in the next rounds: an account that fails backs off
+		// The others in the next rounds: an account that fails backs off.
+		if started++; started > maxDirectPairs/2 || !d.start(p) {
+			return
 		}
-		d.start(p)
 	}
 }
 
@@ -252,6 +260,7 @@ func (d *nodeDirect) heard(a identity.AccountID) {
 	if p := d.accounts[a]; p != nil {
 		p.fails, p.nextTry = 0, time.Time{}
 	}
+	wakeUp(d.look)
 }
 
 // connected forgets all back-offs: with a new active pillar everybody may be
@@ -262,6 +271,7 @@ func (d *nodeDirect) connected() {
 	for _, p := range d.accounts {
 		p.fails, p.nextTry = 0, time.Time{}
 	}
+	wakeUp(d.look)
 }
 
 // guestOf reports whether a device of the account has a stream to us. d.mu is
@@ -301,6 +311,9 @@ func (o *nodeOutbox) onlyAccounts() map[identity.AccountID]struct{} {
 	list := map[identity.AccountID]struct{}{}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if !o.only {
+		return list
+	}
 	now := time.Now()
 	for _, e := range o.handles {
 		if !e.only || !e.sealed || e.ship == nil {

@@ -76,6 +76,10 @@ func (p *directAccount) offer(item directItem) {
 		d.n.metrics.directSkipped.WithLabelValues("behind").Inc()
 		return
 	}
+	if !p.running && !d.start(p) {
+		d.n.metrics.directSkipped.WithLabelValues("crowd").Inc()
+		return
+	}
 	p.used = time.Now()
 	item.at = p.used
 	if d.bytes+len(item.raw) > maxDirectBytes {
@@ -86,10 +90,6 @@ func (p *directAccount) offer(item directItem) {
 	}
 	p.items = append(p.items, item)
 	d.bytes += len(item.raw)
-	if !p.running {
-		d.start(p)
-		return
-	}
 	wakeUp(p.wake)
 	for _, l := range p.lanes {
 		wakeUp(l.wake)
@@ -160,6 +160,10 @@ func (p *directAccount) run(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		d.mu.Lock()
+		if p.ending {
+			d.mu.Unlock()
+			return
+		}
 		p.trim()
 		served := len(p.lanes) > 0
 		waits := p.waiting() > 0 || p.behind

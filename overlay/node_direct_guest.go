@@ -17,7 +17,7 @@ import (
 const (
 	maxGreeting      = 64 // streams before their Hello, of all
 	maxGreetingPeer  = 4  // and of one device
-	maxGuests        = 256
+	maxGuests        = 128
 	guestIdle        = 10 * time.Minute // between frames
 	guestStall       = 20 * time.Second // between bytes of a frame
 	guestFrameIn     = 2 * time.Minute  // for a whole frame
@@ -292,7 +292,7 @@ func (g *directGuest) read() (Message, error) {
 }
 
 func (g *directGuest) write(m Message) error {
-	_ = g.stream.SetWriteDeadline(time.Now().Add(directAnswerIn))
+	_ = g.stream.SetWriteDeadline(patience(0))
 	return writeFrame(g.stream, m)
 }
 

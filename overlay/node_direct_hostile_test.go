@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 	"github.com/obelisk-network/obelisk/overlay/memnet"
+	"github.com/obelisk-network/obelisk/seal"
 )
 
 // A rawDevice speaks the direct protocol frame by frame to one node.
@@ -443,4 +446,111 @@ func TestDirectQuota(t *testing.T) {
 	for i := 10; i < 3000; i++ {
 		_ = take(account(i), 1, now)
 	}
+}
+
+// TestDirectBadReceivers: a device that answers what none of ours does, or not at
+// all, is given up; the message is not believed to be delivered.
+func TestDirectBadReceivers(t *testing.T) {
+	answer := func(lines ...overlay.DeliveredLine) []byte {
+		return overlay.AppendFrame(nil, &overlay.Delivered{Lines: lines})
+	}
+	cases := []struct {
+		name  string
+		hello func(d *rawDevice, h *overlay.Hello)
+		say   []byte // to the first Deliver
+	}{
+		{"silence", nil, nil},
+		{"a line for what was not sent", nil, answer(overlay.DeliveredLine{N: 9})},
+		{"lines out of order", nil, answer(overlay.DeliveredLine{N: 2}, overlay.DeliveredLine{N: 1})},
+		{"a line twice", nil, answer(overlay.DeliveredLine{N: 1}, overlay.DeliveredLine{N: 1})},
+		{"a submission", nil, overlay.AppendFrame(nil, &overlay.Submit{First: 1})},
+		{"a frame too large", nil, binary.BigEndian.AppendUint32(nil, overlay.MaxFrame+1)},
+		{"half a frame", nil, answer(overlay.DeliveredLine{N: 1})[:5]},
+		{"another account", func(d *rawDevice, h *overlay.Hello) {
+			other := d.r.rawContact(d.to)
+			other.key = d.key
+			other.certify(1, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+			h.Account, h.Credential = other.account.ID(), other.cert
+		}, nil},
+		{"another network", func(_ *rawDevice, h *overlay.Hello) { h.Network[3] ^= 1 }, nil},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			directBubble(t, 1, func(t *testing.T, r *directRig) {
+				alice := r.node(newNodeHome(t, r.net), withDirect("only"))
+				d := r.rawContact(alice)
+				d.publish()
+				overlay.FindBy(alice.Node, func(context.Context, identity.AccountID) ([]overlay.Presence, error) {
+					d.host.Admit(peerID(alice), time.Now().Add(time.Hour))
+					p := overlay.Presence{Device: d.key.ID(), Asker: alice.Device(), Pillars: []identity.PillarID{r.pillars[0].key.ID()}}
+					return []overlay.Presence{p}, nil
+				})
+				if err := d.host.Connect(context.Background(), r.pillars[0].host.Self(), r.pillars[0].host.Addrs()); err != nil {
+					t.Fatal(err)
+				}
+				took := make(chan time.Duration, 1)
+				d.host.Handle(overlay.ProtoDirect, func(s overlay.Stream) {
+					start := time.Now()
+					frames := overlay.NewFrameReader(s)
+					frames.Accept()
+					frames.Next() // its Hello
+					h := d.hello()
+					if c.hello != nil {
+						c.hello(d, h)
+					}
+					s.Write(overlay.AppendFrame(nil, h))
+					for said := false; ; said = true {
+						m, err := frames.Next()
+						if err != nil {
+							break
+						}
+						if _, ok := m.(*overlay.Deliver); ok && !said {
+							s.Write(c.say)
+						}
+					}
+					select {
+					case took <- time.Since(start):
+					default:
+					}
+				})
+				m := alice.post("hello?", d.account.ID())
+				select {
+				case d := <-took:
+					if d > 20*time.Second {
+						t.Errorf("given up after %v", d)
+					}
+				case <-time.After(5 * time.Minute):
+					t.Error("never given up")
+				}
+				time.Sleep(time.Minute)
+				if m, err := alice.Sent(m.Handle); err != nil || m.State != overlay.StateQueued || m.Reason != overlay.CodeUnreachable {
+					t.Errorf("the message is %s, %s", m.State, m.Reason)
+				}
+			})
+		})
+	}
+}
+
+// publish makes the device known to the network, so that one can write to it.
+func (d *rawDevice) publish() {
+	d.r.t.Helper()
+	now := millis(time.Now())
+	ring, err := seal.OpenKeyring(filepath.Join(d.r.t.TempDir(), "sealing"))
+	must(d.r.t, ring, err)
+	key, err := ring.Rotate(now)
+	must(d.r.t, key, err)
+	info := overlay.AccountInfo{Counter: now, Devices: []overlay.DeviceSerial{{Device: d.key.ID(), Serial: 1}}}
+	account := overlay.Draft{Kind: overlay.KindAccount, Author: string(d.account.ID()), Created: now, Expires: now + overlay.DayMillis, Bin: info.Append(nil)}
+	device := overlay.Draft{Kind: overlay.KindDevice, Author: string(d.account.ID()), Signer: d.cert, Created: now, Expires: now + overlay.DayMillis,
+		Bin: (&overlay.DeviceInfo{Keys: []seal.PublicKey{key}}).Append(nil)}
+	a, err := account.Sign(d.r.id, d.account)
+	must(d.r.t, a, err)
+	b, err := device.Sign(d.r.id, d.key)
+	must(d.r.t, b, err)
+	d.r.take(nil, a.Raw)
+	d.r.take(nil, b.Raw)
+	until(d.r.t, "the directory", func() bool {
+		list, _, err := d.to.Nodes("", 0)
+		return err == nil && slices.ContainsFunc(list, func(e overlay.NodeEntry) bool { return e.Account == d.account.ID() && len(e.Devices) > 0 })
+	})
 }

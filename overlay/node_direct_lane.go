@@ -22,9 +22,15 @@ const (
 	directWindowBytes = 1 << 20  // and their bytes
 	directFrame       = 64 << 10 // of records in a Deliver
 	directHello       = 10 * time.Second
-	directAnswerIn    = 30 * time.Second // for a line, and for a Write
+	directAnswerIn    = 15 * time.Second // for a line; what is in flight needs time, too
+	directSlowest     = 16 << 10         // bytes a second that are waited for
 	maxDirectEpochs   = 1024             // that a stream remembers to have sent
 )
+
+// patience is how long to wait for the other end with so many bytes under way.
+func patience(bytes int) time.Time {
+	return time.Now().Add(directAnswerIn + time.Duration(bytes)*time.Second/directSlowest)
+}
 
 var (
 	errBetterPath = errors.New("there is a better path")
@@ -188,7 +194,7 @@ func (l *directLane) send(ctx context.Context, s *directStream) error {
 			return s.err
 		case <-l.wake:
 		case m := <-s.say:
-			_ = s.stream.SetWriteDeadline(time.Now().Add(directAnswerIn))
+			_ = s.stream.SetWriteDeadline(patience(0))
 			if err := writeFrame(s.stream, m); err != nil {
 				return err
 			}
@@ -260,7 +266,7 @@ func (s *directStream) deliver(batch []inFlight) error {
 		if len(m.Records) == 0 {
 			return nil
 		}
-		_ = s.stream.SetWriteDeadline(time.Now().Add(directAnswerIn))
+		_ = s.stream.SetWriteDeadline(patience(directWindowBytes))
 		err := writeFrame(s.stream, m)
 		m.Records, size = nil, 0
 		return err
@@ -316,12 +322,10 @@ func (s *directStream) note(f inFlight) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !f.skip {
-		if s.bytes == 0 {
-			_ = s.stream.SetReadDeadline(time.Now().Add(directAnswerIn))
-		}
 		s.number++
 		f.number = s.number
 		s.bytes += f.size
+		_ = s.stream.SetReadDeadline(patience(s.bytes))
 	}
 	s.flight = append(s.flight, f)
 	return f.number
@@ -334,6 +338,8 @@ func (l *directLane) read(s *directStream) {
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			s.end(errStalled)
+			// The connection is as dead as the stream: the next attempt must dial.
+			_ = l.p.d.n.cfg.Links.Close(peer.ID(l.device))
 			return
 		case err != nil:
 			s.end(fmt.Errorf("read: %w", err))
@@ -388,7 +394,7 @@ func (l *directLane) answered(s *directStream, lines []DeliveredLine) error {
 	if s.bytes == 0 {
 		_ = s.stream.SetReadDeadline(time.Time{})
 	} else {
-		_ = s.stream.SetReadDeadline(time.Now().Add(directAnswerIn))
+		_ = s.stream.SetReadDeadline(patience(s.bytes))
 	}
 	s.mu.Unlock()
 	l.settle(s)

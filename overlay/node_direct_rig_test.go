@@ -223,3 +223,10 @@ func (r *directRig) storedTo(a identity.AccountID) (n int) {
 	}
 	return n
 }
+
+// onFrame has fn see every frame that a node sends to a pillar.
+func (r *directRig) onFrame(fn func(*fakePillar, *fakeSession, overlay.Message) bool) {
+	r.fakeCluster.mu.Lock()
+	defer r.fakeCluster.mu.Unlock()
+	r.seen = fn
+}

@@ -6,10 +6,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -387,7 +385,7 @@ func TestDirectCheck(t *testing.T) {
 		release := r.withhold(sealedKinds...)
 		var mu sync.Mutex
 		told := uint64(0)
-		r.seen = func(_ *fakePillar, s *fakeSession, m overlay.Message) bool {
+		r.onFrame(func(_ *fakePillar, s *fakeSession, m overlay.Message) bool {
 			if c, ok := m.(*overlay.Check); ok && s.account == bob.id() {
 				mu.Lock()
 				told = 0
@@ -397,7 +395,7 @@ func TestDirectCheck(t *testing.T) {
 				mu.Unlock()
 			}
 			return false
-		}
+		})
 		alice.send(overlay.StateDelivered, "a", bob.id())
 		carol.send(overlay.StateDelivered, "c", bob.id())
 		time.Sleep(11 * time.Minute)
@@ -428,7 +426,7 @@ func TestDirectCheckMarks(t *testing.T) {
 		release() // nothing is pushed again: only the check can tell
 		var mu sync.Mutex
 		fetched, unequal := 0, []int{}
-		r.seen = func(p *fakePillar, s *fakeSession, m overlay.Message) bool {
+		r.onFrame(func(_ *fakePillar, s *fakeSession, m overlay.Message) bool {
 			mu.Lock()
 			defer mu.Unlock()
 			switch m := m.(type) {
@@ -442,14 +440,12 @@ func TestDirectCheckMarks(t *testing.T) {
 				}
 			}
 			return false
-		}
+		})
 		time.Sleep(25 * time.Minute)
 		mu.Lock()
 		defer mu.Unlock()
 		if fetched != 0 || len(unequal) < 2 || unequal[0] != 0 || unequal[len(unequal)-1] == 0 {
 			t.Errorf("%d fetched; days told in the checks: %v", fetched, unequal)
 		}
-		_ = identity.AccountID("")
-		synctest.Wait()
 	})
 }

@@ -40,6 +40,7 @@ type nodeOutbox struct {
 	active   *nodeSession                        // guarded by mu
 	byDot    map[LogID][]*shipment               // guarded by mu; ascending; waiting for copies
 	dirty    map[uint64]*outEntry                // guarded by mu; changed and not staged
+	only     bool                                // guarded by mu; something was there that no pillar gets
 }
 
 // outEntry is a message sent. Guarded by the outbox's mu, but for what never
@@ -181,6 +182,7 @@ func (o *nodeOutbox) enter(e *outEntry) (*outEntry, error) {
 		return nil, Refuse(CodeFull, "%d messages are on their way already", len(o.handles))
 	}
 	o.last++
+	o.only = o.only || e.only
 	e.order = o.last
 	e.sealing = true
 	o.handles[e.handle] = e

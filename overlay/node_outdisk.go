@@ -205,6 +205,7 @@ func (o *nodeOutbox) load() error {
 	}
 	for _, e := range entries {
 		o.handles[e.handle] = e
+		o.only = o.only || e.only
 		o.count(e.state, 1)
 		if e.client != "" {
 			o.clients[e.client] = e

@@ -16,8 +16,12 @@ const (
 	shipWindow = 2048 // submitted and not answered
 	// shipBytes is how full a Submit gets: little enough that a slow line brings
 	// an answer before the pillar counts as silent.
-	shipBytes     = 64 << 10
-	retryDefault  = 2 * time.Second  // after a refusal that names no time
+	shipBytes    = 64 << 10
+	retryDefault = 2 * time.Second // after a refusal that names no time
+	// quotaPatience is how long a pillar's quota is waited out before the standby is
+	// tried: what a node may keep is counted by every pillar for itself.
+	quotaPatience = 5 * time.Second
+	quotaAgain    = 10 * time.Minute // the longest that is waited for one pillar's quota
 	resubmitIn    = 15 * time.Second // a record that is stored and not replicated
 	resubmitEvery = 5 * time.Second  // between looks for such records
 )
@@ -173,7 +177,11 @@ func (o *nodeOutbox) hide(rec *Record, only bool) *shipment {
 // hold keeps the epoch's record as long as a receipt waits that no pillar gets:
 // the epoch has to go in front of it. Messages always hold theirs. o.mu is held.
 func (o *nodeOutbox) hold(s *shipment) {
-	if ep := o.byEpoch[s.epoch]; ep != nil && s.only && s.kind == KindReceipt {
+	if !s.only || s.kind != KindReceipt {
+		return
+	}
+	o.only = true
+	if ep := o.byEpoch[s.epoch]; ep != nil {
 		ep.refs++
 	}
 }
@@ -380,6 +388,10 @@ func (o *nodeOutbox) onResult(s *nodeSession, lines []ResultLine) {
 			switch l.Err.Code {
 			case CodeFull, CodeDraining, CodeBusy:
 				leave = l.Err
+			case CodeQuota:
+				if l.Err.Retry > quotaPatience && leave == nil {
+					leave = l.Err
+				}
 			}
 		}
 	}
@@ -484,6 +496,9 @@ func (o *nodeOutbox) onRefused(s *shipment, why *Error) {
 	after := why.Retry
 	if after <= 0 {
 		after = retryDefault << min(s.tries, 5)
+	}
+	if why.Code == CodeQuota {
+		after = min(after, quotaAgain)
 	}
 	s.tries++
 	s.state = shipWaiting

@@ -76,6 +76,8 @@ func (n *Node) Pillars() []NodePillar {
 		}
 		if p.State == PillarAlive && !p.Active && !p.Standby {
 			switch {
+			case CodeOf(c.refusal) == CodeRegistrationClosed: // it is there, for others
+				p.Reason = CodeRegistrationClosed
 			case c.fails > 2 || c.refusal != nil && CodeOf(c.refusal) == CodeWrongNetwork:
 				p.State = PillarDead
 			case c.fails > 0:

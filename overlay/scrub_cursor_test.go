@@ -144,3 +144,50 @@ func TestCursorsWaitForTheScrub(t *testing.T) {
 		rig.stop()
 	})
 }
+
+// TestForgottenIsStoredAgain: a record that was stored a moment ago and is lost again
+// is no duplicate: who submits it has it stored.
+func TestForgottenIsStoredAgain(t *testing.T) {
+	rig := newPillarRig(t, newFakeMesh())
+	a, b := rig.device(nil).session(), rig.device(nil).session()
+	raw := a.message(b.id())
+	if l := a.one(raw); l.Err != nil {
+		t.Fatal(l.Err)
+	}
+	id := idOf(t, rig.id, raw)
+	view := rig.store.View()
+	locals, err := view.Parts().Locals([]overlay.Ref{{ID: id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	view.Close()
+	rec, err := overlay.ParseRecord(rig.id, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rig.store.Commit(&overlay.Commit{Time: time.Now(), Unfile: []overlay.Place{{Day: rec.Day(), Box: overlay.Mailbox(b.id()), Local: locals[0]}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := overlay.ScrubNow(t.Context(), rig.pillar); err != nil {
+		t.Fatal(err)
+	}
+	if has, err := rig.pillar.Has([]overlay.RecordID{id}); err != nil || has[0] {
+		t.Fatalf("still there: %v", err)
+	}
+	// It is judged before a commit, and committed after it.
+	release := rig.store.hold()
+	other := b.submit(1, b.message(a.id()))
+	<-rig.store.entered
+	again := a.submit(1, raw)
+	until(t, "two submissions on their way", func() bool { return rig.pillar.SubmissionBytes() >= int64(2*len(raw)-8) })
+	release()
+	if l := b.results(1)[other]; l.Err != nil {
+		t.Fatal(l.Err)
+	}
+	if l := a.results(1)[again]; l.Err != nil {
+		t.Fatal(l.Err)
+	}
+	if has, err := rig.pillar.Has([]overlay.RecordID{id}); err != nil || !has[0] {
+		t.Fatalf("acknowledged and not there: %v", err)
+	}
+}

@@ -50,6 +50,8 @@ func (c *committer) publishGone(done *Committed) (gone []RecordStub) {
 		for _, stub := range f.gone {
 			if done.Forgotten[i] && stub != (RecordStub{}) {
 				f.removed++
+				delete(c.recent, stub.ID) // no duplicate any more
+				delete(c.older, stub.ID)
 				if stub.Expires > now {
 					gone = append(gone, stub)
 				}

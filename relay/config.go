@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -76,6 +77,7 @@ type Config struct {
 
 	optionalIPv6  bool // Listen is the default: IPv6 may be missing
 	punchLoopback bool // for tests: holes are punched to loopback addresses too
+	borrowFor     time.Duration
 	// simulated are options for tests, after all others: another network.
 	simulated []libp2p.Option
 }
@@ -194,6 +196,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.RelayUser == nil {
 		c.RelayUser = func(peer.ID) RelayUser { return RelayUser{Class: RelayNode} }
+	}
+	if c.borrowFor == 0 {
+		c.borrowFor = borrowFor
 	}
 	if c.UserAgent == "" {
 		c.UserAgent = "obelisk"

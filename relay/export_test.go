@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -17,6 +18,9 @@ func PunchLoopback(c *Config) { c.punchLoopback = true }
 
 // Simulate has a host made with options of its own, after all others.
 func Simulate(c *Config, opts ...libp2p.Option) { c.simulated = opts }
+
+// BorrowFor has borrowed connections kept for d.
+func BorrowFor(c *Config, d time.Duration) { c.borrowFor = d }
 
 // Circuits is how many circuits h has with p.
 func Circuits(h *Host, p peer.ID) (n int) {

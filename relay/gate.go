@@ -82,6 +82,12 @@ func (g *gate) protect(p peer.ID, on bool) {
 	}
 }
 
+func (g *gate) protects(p peer.ID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.protected[p]
+}
+
 // trusts reports whether what p says about addresses counts: a pillar, or
 // somebody this host was told to connect to at given addresses.
 func (g *gate) trusts(p peer.ID) bool {

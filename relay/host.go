@@ -53,7 +53,8 @@ import (
 // are sent to a packet writer and one that reads the answer on its stream; for
 // each that packets come from over QUIC one that reads its datagrams; one that
 // measures round-trip times; one that upgrades circuits, and at most sixteen
-// attempts of it; one that reads what identify finds out. Shutdown waits for
+// attempts of it; one that reads what identify finds out; one that closes
+// borrowed connections. Shutdown waits for
 // all of them.
 type Host struct {
 	cfg     Config
@@ -73,6 +74,7 @@ type Host struct {
 	upgrades upgrades
 	punches  punches
 	near     nearDials
+	borrowed borrowed
 
 	stop func()          // ends done
 	done <-chan struct{} // closed by Shutdown
@@ -201,6 +203,7 @@ func New(cfg Config) (*Host, error) {
 	h.start(func() { h.measure(ctx) })
 	h.start(func() { h.observe(ctx, identified) })
 	h.start(func() { h.upgrade(ctx) })
+	h.start(func() { h.giveBack(ctx) })
 	return h, nil
 }
 

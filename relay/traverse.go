@@ -106,8 +106,12 @@ func (h *Host) dialVia(ctx context.Context, p peer.ID, v viaPillar) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, viaTimeout)
 	defer cancel()
+	had := h.swarm.Connectedness(v.pillar) != network.NotConnected
 	if err := h.Connect(ctx, v.pillar, v.addrs); err != nil {
 		return err
+	}
+	if !had {
+		h.borrowed.add(v.pillar)
 	}
 	if info, ok := h.Info(v.pillar); ok && info.Path == overlay.PathRelayed {
 		return fmt.Errorf("%w: the pillar itself is reached by a circuit only", overlay.ErrUnreachable)

@@ -392,3 +392,58 @@ func TestDialThroughCrossed(t *testing.T) {
 	ask(t, a, b.Self(), "a to b")
 	ask(t, b, a.Self(), "b to a")
 }
+
+// A pillar that is connected for a circuit's sake is let go after it, unless it
+// is used otherwise.
+func TestBorrowedConnections(t *testing.T) {
+	serve := func() *relay.Host {
+		p := newHost(t, relay.Config{Role: relay.RolePillar}, tcp)
+		p.Handle(proto, echo)
+		if err := p.Listen(); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	pillar, used, kept := serve(), serve(), serve()
+	cfg := relay.Config{}
+	relay.BorrowFor(&cfg, 200*time.Millisecond)
+	a := newHost(t, cfg)
+	for _, p := range []*relay.Host{pillar, used, kept} {
+		b := welcoming(t, a)
+		reserved(t, b, p)
+		if p == kept {
+			if err := a.Connect(within(t), p.Self(), p.Addrs()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := a.DialThrough(within(t), b.Self(), via(p)); err != nil {
+			t.Fatal(err)
+		}
+		if p == used {
+			s, err := a.Open(within(t), p.Self(), proto)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Reset()
+			if _, err := s.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask(t, a, b.Self(), "hello")
+		if p != pillar {
+			continue
+		}
+		// As long as there is the circuit, there is the connection.
+		time.AfterFunc(600*time.Millisecond, func() { _ = a.Close(b.Self()) })
+		eventually(t, func() bool { return pathTo(a, b.Self()) == overlay.PathNone })
+		if pathTo(a, p.Self()) == overlay.PathNone {
+			t.Error("the pillar's connection went before the circuit")
+		}
+	}
+	eventually(t, func() bool { return pathTo(a, pillar.Self()) == overlay.PathNone })
+	for _, p := range []*relay.Host{used, kept} {
+		if pathTo(a, p.Self()) == overlay.PathNone {
+			t.Errorf("%s is in use, or was not borrowed", p.Self())
+		}
+	}
+}

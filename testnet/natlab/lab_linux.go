@@ -166,6 +166,9 @@ func (l *Lab) place(role, name string) testnet.Place {
 	for i := range l.topology.Pillars {
 		if pillarName(i) == name {
 			p.Listen = l.topology.Speech.pillarListen(pillarAddr(i))
+			if l.topology.Closed {
+				p.Args = []string{"--registration", "closed"}
+			}
 			return p
 		}
 	}

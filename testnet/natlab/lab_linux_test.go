@@ -274,7 +274,7 @@ func TestScenario(t *testing.T) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	for _, s := range Scenarios {
-		if s.Name != "symmetric" {
+		if s.Name != "cone-quic" {
 			continue
 		}
 		r, err := Play(t.Context(), s, Options{Binary: binary, Runs: 1, Seed: 1, After: func(_ Scenario, r Run, l *Lab) {

@@ -135,7 +135,11 @@ func (c *conversation) talk(ctx context.Context, number int) error {
 	if c.scenario.Must.Direct || c.scenario.Disturb == MoveOne {
 		wait = patience
 	}
-	if err := c.keep(ctx, wait, c.isDirect); err != nil {
+	direct := func() bool {
+		c.run.Direct = c.isDirect()
+		return c.run.Direct
+	}
+	if err := c.keep(ctx, wait, direct); err != nil {
 		return err
 	}
 	if c.scenario.Disturb != None {
@@ -143,7 +147,27 @@ func (c *conversation) talk(ctx context.Context, number int) error {
 			return err
 		}
 	}
-	return c.allArrive(ctx)
+	if err := c.allArrive(ctx); err != nil {
+		return err
+	}
+	return c.atHome(ctx)
+}
+
+// atHome fails unless both work with the home pillar where no other takes nodes.
+func (c *conversation) atHome(ctx context.Context) error {
+	if !c.scenario.Topology.Closed {
+		return nil
+	}
+	for _, p := range []*party{c.from, c.to} {
+		st, err := p.node.NodeStatus(ctx)
+		if err != nil {
+			return err
+		}
+		if st.Pillar != c.lab.home.ID {
+			return fmt.Errorf("%s works with %s, which is not the home pillar", p.name, st.Pillar)
+		}
+	}
+	return nil
 }
 
 // gather starts both nodes and makes them contacts of each other.
@@ -161,6 +185,9 @@ func (c *conversation) gather(ctx context.Context, number int) error {
 	toPillar, fromPillar := pillars[number%len(pillars)], pillars[(number+1)%len(pillars)]
 	if l.home != nil {
 		fromPillar = l.home
+		if s.Topology.Closed {
+			toPillar = l.home
+		}
 	}
 	to, err := l.StartNode(ready, toPlace, toPillar)
 	if err != nil {
@@ -292,6 +319,7 @@ func (c *conversation) measure() {
 	r := &c.run
 	r.Sent = len(c.said)
 	fastest := time.Hour // of direct messages
+	var others []float64
 	for i, s := range c.said {
 		took, path, ok := s.arrived()
 		if !ok {
@@ -312,20 +340,24 @@ func (c *conversation) measure() {
 		if i == 0 {
 			r.FirstMS = ms(took)
 		} else {
-			r.SlowestMS = max(r.SlowestMS, ms(took))
+			others = append(others, ms(took))
 		}
 	}
+	if slices.Sort(others); len(others) > 0 {
+		r.MostMS, r.SlowestMS = others[len(others)*19/20], others[len(others)-1]
+	}
 	for _, s := range c.next {
-		took, _, ok := s.arrived()
+		took, path, ok := s.arrived()
 		if !ok {
 			took = arrival
 		}
-		r.NextMS = max(r.NextMS, ms(took))
+		if ms(took) > r.NextMS {
+			r.NextMS, r.NextHow = ms(took), fmt.Sprintf("%q by %q", s.text, path)
+		}
 	}
 	if c.from == nil || r.ByDirect == 0 {
 		return
 	}
-	r.Direct = c.scenario.Disturb != None || c.isDirect()
 	if c.gates[0] == c.gates[1] {
 		if away := 2 * c.scenario.Topology.Path.Delay; fastest > away {
 			r.fail("messages are said to come directly, but the fastest took %v, as long as by a pillar", fastest)

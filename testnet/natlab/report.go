@@ -11,11 +11,13 @@ import (
 // Run is what one run of a scenario showed. Times that do not apply are 0.
 type Run struct {
 	Number    int      `json:"number"`
-	Direct    bool     `json:"direct"`     // in the end, messages came directly in both directions
+	Direct    bool     `json:"direct"`     // the newest messages came directly, in both directions, before anything else happened
 	DirectMS  float64  `json:"direct_ms"`  // from the first send to the arrival of the first direct message
 	FirstMS   float64  `json:"first_ms"`   // how long the first message took
-	SlowestMS float64  `json:"slowest_ms"` // how long the slowest other message took
+	MostMS    float64  `json:"most_ms"`    // in what time 19 of 20 of the others arrived
+	SlowestMS float64  `json:"slowest_ms"` // how long the slowest of them took
 	NextMS    float64  `json:"next_ms"`    // how long the slower of the first messages after the disturbance took
+	NextHow   string   `json:"next_how"`   // which one that was, and how it came
 	Sent      int      `json:"sent"`
 	Lost      int      `json:"lost"`
 	Twice     int      `json:"twice"`
@@ -48,8 +50,8 @@ func (r *Run) judge(must Must) {
 		most time.Duration
 	}{
 		{"the first message", r.FirstMS, must.FirstIn},
-		{"the slowest message", r.SlowestMS, must.EachIn},
-		{"the next message after the disturbance", r.NextMS, must.NextIn},
+		{"one message in twenty", r.MostMS, must.MostIn},
+		{"the next message after the disturbance, " + r.NextHow + ",", r.NextMS, must.NextIn},
 	} {
 		if limit.most > 0 && limit.took > ms(limit.most) {
 			r.fail("%s took %.0f ms, more than %v", limit.what, limit.took, limit.most)
@@ -100,7 +102,7 @@ func (m Must) String() string {
 	}{
 		{"median to direct under", m.DirectIn},
 		{"first message under", m.FirstIn},
-		{"every other under", m.EachIn},
+		{"19 of 20 others under", m.MostIn},
 		{"next message under", m.NextIn},
 	} {
 		if limit.most > 0 {
@@ -152,8 +154,8 @@ func (r Result) spread(of func(Run) float64) string {
 // WriteTable writes results as a Markdown table. Times are min/median/max in ms.
 func WriteTable(w io.Writer, results []Result) error {
 	b := new(strings.Builder)
-	b.WriteString("| scenario | delivered | direct | to direct | first message | slowest | after disturbance | came direct/circuit/pillar | must | |\n")
-	b.WriteString("|---|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| scenario | delivered | direct | to direct | first message | 19 of 20 others | slowest | after disturbance | came direct/circuit/pillar | must | |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, r := range results {
 		whole := r.count(func(run Run) bool { return run.Sent > 0 && run.Lost == 0 && run.Twice == 0 })
 		direct := r.count(func(run Run) bool { return run.Direct })
@@ -165,10 +167,11 @@ func WriteTable(w io.Writer, results []Result) error {
 		if !r.OK() {
 			verdict = "**" + strings.Join(r.Failures, "; ") + "**"
 		}
-		fmt.Fprintf(b, "| %s: %s | %d/%d | %d/%d | %s | %s | %s | %s | %d/%d/%d | %s | %s |\n",
+		fmt.Fprintf(b, "| %s: %s | %d/%d | %d/%d | %s | %s | %s | %s | %s | %d/%d/%d | %s | %s |\n",
 			r.Scenario, r.Says, whole, len(r.Runs), direct, len(r.Runs),
 			r.spread(func(run Run) float64 { return run.DirectMS }),
 			r.spread(func(run Run) float64 { return run.FirstMS }),
+			r.spread(func(run Run) float64 { return run.MostMS }),
 			r.spread(func(run Run) float64 { return run.SlowestMS }),
 			r.spread(func(run Run) float64 { return run.NextMS }),
 			by[0], by[1], by[2], r.Must, verdict)

@@ -50,7 +50,8 @@ const (
 
 // Topology is who is where.
 type Topology struct {
-	Pillars  int // public ones: pillar-1, pillar-2 …
+	Pillars  int  // public ones: pillar-1, pillar-2 …
+	Closed   bool // they take no nodes
 	Gateways []Gateway
 	Path     Path // of the internet between all of them
 	Speech   Speech
