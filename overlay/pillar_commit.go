@@ -203,7 +203,9 @@ func (c *committer) take() {
 	case job.chunk != nil:
 		err = c.takeChunk(job.chunk)
 	case job.run != nil:
-		err = c.takeRun(job.run)
+		if job.values, err = job.run.note(); err == nil {
+			err = c.takeRun(job.run)
+		}
 	case job.arrivals != nil:
 		for _, rec := range job.arrivals {
 			c.arrive(&Arrival{ID: rec.ID, Created: rec.Created, Expires: rec.Expires, Raw: rec.Raw,
