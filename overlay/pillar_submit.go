@@ -137,7 +137,9 @@ type chunk struct {
 	// local is the store's newest local sequence when duplicates were looked
 	// for: what was committed later may be one.
 	local uint64
-	bytes int
+	// forgets is the pillar's count of forgetting commits before that.
+	forgets uint64
+	bytes   int
 	done  chan struct{} // one token once it is verified
 }
 
@@ -236,6 +238,7 @@ func (p *Pillar) judge(ch *chunk) {
 	}
 	p.verifyFresh(ch)
 	p.admit(ch)
+	p.doubtKnown(ch)
 	p.answerJudged(ch)
 	ch.keep(func(sub *submission, err error) bool {
 		if err == nil && (!sub.known || sub.dot == (Dot{})) {
@@ -273,6 +276,7 @@ func (p *Pillar) findKnown(ch *chunk) error {
 	if len(ch.refs) == 0 {
 		return nil
 	}
+	ch.forgets = p.forgets.Load()
 	view := p.cfg.Store.View()
 	defer view.Close()
 	ch.local = view.LastLocal()
@@ -284,6 +288,19 @@ func (p *Pillar) findKnown(ch *chunk) error {
 		}
 		return true
 	})
+}
+
+// doubtKnown refuses, for a moment, the duplicates of what may have been
+// forgotten since they were looked for, and would be answered as stored.
+func (p *Pillar) doubtKnown(ch *chunk) {
+	if ch.forgets%2 == 0 && ch.forgets == p.forgets.Load() {
+		return
+	}
+	for i := range ch.subs {
+		if sub := &ch.subs[i]; ch.errs[i] == nil && sub.known && sub.dot != (Dot{}) {
+			ch.errs[i] = errForgetting
+		}
+	}
 }
 
 // verifyFresh checks the signatures of what parsed and is not known.
