@@ -140,7 +140,7 @@ type chunk struct {
 	// forgets is the pillar's count of forgetting commits before that.
 	forgets uint64
 	bytes   int
-	done  chan struct{} // one token once it is verified
+	done    chan struct{} // one token once it is verified
 }
 
 func (p *Pillar) newChunk() *chunk {
