@@ -36,6 +36,8 @@ var pillarOps = []operation{
 	{method: "GET", path: "/v1/convergence", summary: "The last signed summary of every pillar, compared", out: []ConvergenceEntry{}, open: true},
 	{method: "GET", path: "/v1/records/{id}", summary: "What is known of a record held here, never its body", out: RecordEntry{}, open: true},
 	{method: "GET", path: "/v1/trace/{id}", summary: "What every pillar says of a record", out: []TraceEntry{}, open: true},
+	{method: "POST", path: "/v1/bundles", summary: "Write all that is held into a file in the data directory", out: BundleAnswer{}},
+	{method: "POST", path: "/v1/bundles/import", summary: "Take what is in a file of the bundle directory", in: bundleRequest{}, out: BundleAnswer{}},
 	{method: "POST", path: "/v1/drain", summary: "Move nodes to other pillars", query: []parameter{{"off", "1 ends it", false}}, out: DrainAnswer{}},
 	{method: "POST", path: "/v1/leave", summary: "Leave the network for good", out: LeaveAnswer{}},
 	{method: "POST", path: "/v1/revocations", summary: "Take a revocation and spread it", in: revocationRequest{}, out: Revoked{}},

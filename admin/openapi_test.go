@@ -70,6 +70,8 @@ func TestOpenAPIFitsAnswers(t *testing.T) {
 		{"get", "/v1/convergence", "/v1/convergence", ""},
 		{"get", "/v1/records/{id}", "/v1/records/" + zero, ""},
 		{"get", "/v1/trace/{id}", "/v1/trace/" + zero, ""},
+		{"post", "/v1/bundles", "/v1/bundles", ""},
+		{"post", "/v1/bundles/import", "/v1/bundles/import", `{"name":"x"}`},
 		{"post", "/v1/drain", "/v1/drain", ""},
 		{"post", "/v1/leave", "/v1/leave", ""},
 	} {

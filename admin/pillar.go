@@ -21,6 +21,7 @@ type Pillar interface {
 	PillarSync
 	PillarInspect
 	PillarControl
+	PillarBundles
 }
 
 // PillarNetwork is who a pillar knows and lets in.
@@ -90,6 +91,7 @@ func NewPillarHandler(p Pillar, gatherer prometheus.Gatherer, cfg Config) http.H
 	handleSync(m, p)
 	handleInspect(m, p)
 	handleControl(m, p)
+	handleBundles(m, p)
 	m.describes("Obelisk pillar", pillarOps)
 	return newGuard(cfg, true, m)
 }

@@ -28,7 +28,7 @@ import (
 
 const (
 	crowdDialers  = 16               // devices that connect at the same time at first
-	crowdOpen     = 10 * time.Second // for one attempt, as a node gives it
+	crowdOpen     = 10 * time.Second // for an attempt, more if it is not the first
 	crowdLook     = 15 * time.Second // between signs of life asked for
 	crowdPatience = 4 * time.Second  // the most a node has: all share these processors
 	crowdBackoff  = time.Second
@@ -240,7 +240,7 @@ func (k *keeper) keep(ctx context.Context, d *device, places chan struct{}) {
 		if first {
 			places <- struct{}{}
 		}
-		octx, cancel := context.WithTimeout(ctx, crowdOpen)
+		octx, cancel := context.WithTimeout(ctx, crowdOpen<<min(tries, 2))
 		s, err := d.dial(octx, k.pillar)
 		cancel()
 		if first {
