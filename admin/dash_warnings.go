@@ -69,7 +69,7 @@ func warningsOf(s *PillarStatus, sy *overlay.SyncStatus, others []PillarEntry, s
 	}
 	switch {
 	case living == 0:
-		add("Single copy", "No other pillar belongs to this network: every record exists once, and is lost with this disk. Add one with `obelisk network admit`.")
+		add("Single copy", "No other pillar belongs to this network: every record exists once, and is lost with this disk. Add one with “obelisk network admit”.")
 	case connected == 0:
 		add("Alone", "Other pillars are known and none is connected: what is stored here now exists once.")
 	}
@@ -84,7 +84,7 @@ func warningsOf(s *PillarStatus, sy *overlay.SyncStatus, others []PillarEntry, s
 	mild := func(title, format string, args ...any) { add(title, format, args...).Mild = true }
 	switch sy.Paused {
 	case overlay.PausedByOperator:
-		mild("Audit paused", "An operator paused audit rounds here: differences that no log explains stay. `obelisk sync resume` lets them go on.")
+		mild("Audit paused", "An operator paused audit rounds here: differences that no log explains stay. “obelisk sync resume” lets them go on.")
 	case overlay.PausedByClock:
 		mild("Audit paused", "The clock is in doubt, and with it what has expired: no audit rounds until it is sure.")
 	}

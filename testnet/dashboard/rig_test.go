@@ -191,6 +191,32 @@ func (w *pillars) forget(i int, records []*overlay.Record) {
 	})
 }
 
+// write has a node at one pillar send n messages to a node at another, and
+// returns when they were delivered.
+func (w *pillars) write(from, to, n int) {
+	w.t.Helper()
+	open := func(i int, name string) *obelisk.Node {
+		node, err := obelisk.OpenNode(w.ctx, obelisk.NodeConfig{Dir: filepath.Join(w.t.TempDir(), "node"), Name: name,
+			Join: []string{w.running[i].JoinLink()}, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Memory: 8 << 20})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(func() { node.Close() })
+		return node
+	}
+	alice, bob := open(from, "alice"), open(to, "bob")
+	var last obelisk.Sent
+	for i := range n {
+		var err error
+		if last, err = alice.Send(w.ctx, bob.Account(), fmt.Sprintf("hello %d", i)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if s, err := alice.Wait(w.ctx, last.Handle, obelisk.Delivered); err != nil {
+		w.t.Fatalf("the last of %d messages is %s (%s): %v", n, s.State, s.Reason, err)
+	}
+}
+
 // until waits for a condition about the network, which nothing signals.
 func (w *pillars) until(what string, holds func() bool) {
 	w.t.Helper()
