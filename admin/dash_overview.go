@@ -203,7 +203,11 @@ func verdictOf(s *PillarStatus, rows []pillarRow) verdict {
 // newLogs lists this pillar's log first, then those that differ, then the rest.
 func newLogs(sy *overlay.SyncStatus, names map[identity.PillarID]pillarName, self pillarName) logsView {
 	v := logsView{}
-	peers := sy.Peers[:min(len(sy.Peers), maxLogPeers)]
+	peers := slices.Clone(sy.Peers)
+	slices.SortFunc(peers, func(a, b overlay.PeerSync) int {
+		return cmp.Compare(naming(names, a.Pillar).Text, naming(names, b.Pillar).Text)
+	})
+	peers = peers[:min(len(peers), maxLogPeers)]
 	for i := range peers {
 		v.Peers = append(v.Peers, naming(names, peers[i].Pillar))
 	}
