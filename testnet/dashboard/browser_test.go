@@ -162,22 +162,51 @@ func (b *browser) find(text, expression string) {
 	b.click(".search button", expression)
 }
 
+// faint lists texts whose contrast to what is behind them is less than the 4.5
+// of WCAG AA. What is disabled is exempt there too.
+const faint = `(() => {
+	const rgba = (s) => { const n = s.match(/[\d.]+/g)?.map(Number); return n && s.startsWith("rgb") ? n : [0, 0, 0, 0]; };
+	const light = (c) => { const f = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+		return 0.2126 * f(c[0]) + 0.7152 * f(c[1]) + 0.0722 * f(c[2]); };
+	const behind = (e) => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor); if (c.length === 3 || c[3] === 1) return c; }
+		return [255, 255, 255]; };
+	const found = [];
+	for (const e of document.querySelectorAll("body *")) {
+		const text = [...e.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data.trim()).join("");
+		if (!text || e.closest(".hidden, .skip, :disabled") || !e.getClientRects().length) continue;
+		const style = getComputedStyle(e), fore = rgba(e instanceof SVGElement ? style.fill : style.color);
+		const [a, b] = [light(fore), light(behind(e))].sort((x, y) => y - x);
+		const ratio = (a + 0.05) / (b + 0.05);
+		if (ratio < 4.5) found.push(text.slice(0, 40) + ": " + ratio.toFixed(2));
+	}
+	return found;
+})()`
+
 // shoot makes screenshots of the page, narrow, usual and wide, light and dark,
-// and checks that none of them is wider than the screen.
+// and checks that none of them is wider than the screen, and that all can be
+// read.
 func (b *browser) shoot(name string) {
 	b.t.Helper()
 	dir := os.Getenv(screenshotDir)
+	if dir != "" {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			b.t.Fatal(err)
+		}
+	}
 	for _, width := range []int64{400, 1000, 1600} {
 		b.do(chromedp.EmulateViewport(width, 900))
 		if over := ask[int](b, `document.documentElement.scrollWidth - document.documentElement.clientWidth`); over > 0 {
 			b.t.Errorf("%s at %d px: %d px too wide", name, width, over)
 		}
-		if dir == "" {
-			continue
-		}
 		for _, scheme := range []string{"light", "dark"} {
 			call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+			if texts := ask[[]string](b, faint); len(texts) > 0 {
+				b.t.Errorf("%s at %d px, %s: hard to read: %q", name, width, scheme, texts)
+			}
+			if dir == "" {
+				continue
+			}
 			png, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
 			if err != nil {
 				b.t.Fatal(err)
