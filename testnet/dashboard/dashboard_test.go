@@ -107,7 +107,7 @@ func TestDashboard(t *testing.T) {
 		t.Errorf("%d records at %s, %d at %s", n, names[hurt], w.running[here].Status().Records, names[here])
 	}
 	// What was pressed stands in the audit log.
-	written, err := os.ReadFile(filepath.Join(w.dirs[here], "actions.log"))
+	written, err := os.ReadFile(filepath.Join(w.dirs[here], "audit.log"))
 	if err != nil || !strings.Contains(string(written), "POST /pillar/"+w.running[hurt].ID().String()+"/repair") {
 		t.Errorf("the audit log: %v: %s", err, written)
 	}
