@@ -27,7 +27,8 @@ const (
 type matrixView struct {
 	Names []pillarName
 	Rows  []matrixRow
-	More  int // pillars that are not shown, for want of room
+	Many  bool // the cells are small
+	More  int  // pillars that are not shown, for want of room
 }
 
 type matrixRow struct {
@@ -54,7 +55,7 @@ func newMatrix(pillars []pillarName, statements []ConvergenceEntry) matrixView {
 		slices.SortStableFunc(shown, func(a, b pillarName) int { return cmp.Compare(weight(of[b.ID]), weight(of[a.ID])) })
 		shown = shown[:maxMatrix]
 	}
-	v := matrixView{Names: shown, More: len(pillars) - len(shown)}
+	v := matrixView{Names: shown, Many: len(shown) > 8, More: len(pillars) - len(shown)}
 	for _, a := range shown {
 		row := matrixRow{Of: a}
 		for _, b := range shown {

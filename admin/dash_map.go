@@ -13,6 +13,10 @@ import (
 const (
 	mapSize   = 400
 	mapRadius = 138
+	// From mapCrowd pillars on, names stand outside the circle, which is smaller
+	// to have room for them.
+	mapCrowd       = 9
+	mapCrowdRadius = 116
 	// maxMap bounds the pillars on the map; all are in the table.
 	maxMap = 48
 	// mapLabels is up to how many pillars the lines carry their round-trip time.
@@ -23,13 +27,16 @@ type mapView struct {
 	Self  mapNode
 	Nodes []mapNode
 	Lines []mapLine
+	Crowd bool
 	More  int
 }
 
 type mapNode struct {
 	pillarName
 	X, Y      float64
+	TextX     float64
 	TextY     float64
+	Anchor    string // start, middle or end
 	Text      string
 	Connected bool
 	Alert     bool
@@ -47,24 +54,35 @@ type mapLine struct {
 }
 
 func newMap(self pillarName, pillars []pillarRow) mapView {
-	v := mapView{Self: mapNode{pillarName: self, X: mapSize / 2, Y: mapSize / 2, TextY: mapSize/2 + 34, Text: cutText(self.Text, 14), Connected: true}}
+	v := mapView{Self: mapNode{pillarName: self, X: mapSize / 2, Y: mapSize / 2,
+		TextX: mapSize / 2, TextY: mapSize/2 + 34, Anchor: "middle", Text: cutText(self.Text, 14), Connected: true}}
 	shown := pillars
 	if len(shown) > maxMap {
 		shown, v.More = shown[:maxMap], len(shown)-maxMap
 	}
+	radius := float64(mapRadius)
+	if v.Crowd = len(shown) >= mapCrowd; v.Crowd {
+		radius = mapCrowdRadius
+	}
 	at := map[identity.PillarID]int{}
 	for i := range shown {
 		p := &shown[i]
-		radius := float64(mapRadius)
-		if len(shown) > 16 && i%2 == 1 { // room for names
-			radius -= 40
-		}
-		angle := 2*math.Pi*float64(i)/float64(len(shown)) - math.Pi/2
-		n := mapNode{pillarName: p.Name, X: round1(mapSize/2 + radius*math.Cos(angle)), Y: round1(mapSize/2 + radius*math.Sin(angle)),
-			Connected: p.Connected, Alert: p.Alert, State: p.State, Text: cutText(p.Name.Text, 14)}
-		n.TextY = n.Y + 27
-		if n.Y < mapSize/2-1 {
-			n.TextY = n.Y - 17
+		sin, cos := math.Sincos(2*math.Pi*float64(i)/float64(len(shown)) - math.Pi/2)
+		n := mapNode{pillarName: p.Name, X: round1(mapSize/2 + radius*cos), Y: round1(mapSize/2 + radius*sin),
+			Connected: p.Connected, Alert: p.Alert, State: p.State, Anchor: "middle"}
+		if v.Crowd {
+			n.TextX, n.TextY, n.Text = round1(mapSize/2+(radius+15)*cos), round1(mapSize/2+(radius+17)*sin+4), cutText(p.Name.Text, 11)
+			switch {
+			case cos > 0.2:
+				n.Anchor = "start"
+			case cos < -0.2:
+				n.Anchor = "end"
+			}
+		} else {
+			n.TextX, n.TextY, n.Text = n.X, n.Y+27, cutText(p.Name.Text, 14)
+			if n.Y < mapSize/2-1 {
+				n.TextY = n.Y - 17
+			}
 		}
 		at[p.Name.ID] = len(v.Nodes)
 		v.Nodes = append(v.Nodes, n)

@@ -19,6 +19,7 @@ type overview struct {
 	At       time.Time
 	Verdict  verdict
 	Warnings []warning
+	Untold   int // warnings beyond maxWarnings
 	Pillars  []pillarRow
 	Map      mapView
 	Matrix   matrixView
@@ -94,6 +95,9 @@ func (d *dashboard) overview(r *http.Request) *overview {
 	}
 	o.Pillars = pillarRows(&s, o.Self, others, statements)
 	o.Warnings = warningsOf(&s, &sy, others, statements, names)
+	if n := len(o.Warnings); n > maxWarnings {
+		o.Warnings, o.Untold = o.Warnings[:maxWarnings], n-maxWarnings
+	}
 	o.Verdict = verdictOf(&s, o.Pillars)
 	o.Map = newMap(o.Self, o.Pillars[1:])
 	var members []pillarName

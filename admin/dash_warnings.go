@@ -15,6 +15,10 @@ type warning struct {
 	Mild        bool       // it passes by itself, or somebody wanted it
 }
 
+// maxWarnings is how many a page shows: a network that lost half of its pillars
+// is not understood better by fifty lines.
+const maxWarnings = 12
+
 // warningsOf says what is wrong as far as this pillar knows, the worst first.
 func warningsOf(s *PillarStatus, sy *overlay.SyncStatus, others []PillarEntry, statements []ConvergenceEntry, names map[identity.PillarID]pillarName) []warning {
 	var list []warning
