@@ -60,6 +60,7 @@ func handleDashboard(m *mux, p Pillar, watch *Watch) {
 	m.handle("GET", "/pillar/{id}", d.page(d.pillarPage))
 	m.handle("POST", "/pillar/{id}/repair", d.page(d.repair))
 	m.handle("POST", "/pillar/{id}/round", d.page(d.round))
+	m.handle("POST", "/resume", d.page(d.resume))
 	m.handle("GET", "/trace/{id}", d.page(d.tracePage))
 	m.handle("GET", "/v1/events", watch.stream)
 }

@@ -214,6 +214,13 @@ func (d *dashboard) act(w http.ResponseWriter, r *http.Request, what string, mos
 	return nil
 }
 
+// resume is the button that lets audit rounds go on.
+func (d *dashboard) resume(w http.ResponseWriter, r *http.Request) error {
+	d.p.PauseRounds(false)
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return nil
+}
+
 // absenceText says in words why a pillar does not hold a record.
 func absenceText(a overlay.Absence) string {
 	switch a {

@@ -164,6 +164,15 @@ func TestPageButtons(t *testing.T) {
 			t.Errorf("after %s the page does not say %q", tt.path, tt.says)
 		}
 	}
+	if a := ask(t, "GET", "http://"+addr+"/", "", nil); strings.Contains(a.body, "Resume audits") {
+		t.Error("who may only look is offered to resume audits")
+	}
+	if a := ask(t, "GET", "http://"+addr+"/", "", token); !strings.Contains(a.body, "Resume audits") {
+		t.Error("who may is not offered to resume audits")
+	}
+	if a := ask(t, "POST", "http://"+addr+"/resume", "", token); a.status != http.StatusSeeOther || p.steered[len(p.steered)-1] != "pause false" {
+		t.Errorf("resume: %d, did %q", a.status, p.steered[len(p.steered)-1])
+	}
 	p.controlErr = overlay.Refuse(overlay.CodeUnreachable, "%s", hostile)
 	ask(t, "POST", page+"/repair", "", token)
 	if a := ask(t, "GET", page, "", token); !strings.Contains(a.body, "note failed") || strings.Contains(a.body, hostile) {

@@ -13,6 +13,7 @@ type warning struct {
 	Title, Text string
 	Pillar      pillarName // whom it is about, if it is one
 	Mild        bool       // it passes by itself, or somebody wanted it
+	Resume      bool       // the button that resumes audits ends it
 }
 
 // maxWarnings is how many a page shows: a network that lost half of its pillars
@@ -85,10 +86,14 @@ func warningsOf(s *PillarStatus, sy *overlay.SyncStatus, others []PillarEntry, s
 		add("Unreachable records", "Entries %s to %s of log %s were never seen by a pillar in reach; %s may still have them.",
 			countText(u.From), countText(u.To), tailText(u.Log.String()), n.Text).Pillar = n
 	}
-	mild := func(title, format string, args ...any) { add(title, format, args...).Mild = true }
+	mild := func(title, format string, args ...any) *warning {
+		w := add(title, format, args...)
+		w.Mild = true
+		return w
+	}
 	switch sy.Paused {
 	case overlay.PausedByOperator:
-		mild("Audit paused", "An operator paused audit rounds here: differences that no log explains stay. “obelisk sync resume” lets them go on.")
+		mild("Audit paused", "An operator paused audit rounds here: differences that no log explains stay. “obelisk sync resume” lets them go on.").Resume = true
 	case overlay.PausedByClock:
 		mild("Audit paused", "The clock is in doubt, and with it what has expired: no audit rounds until it is sure.")
 	}

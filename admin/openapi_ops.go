@@ -20,6 +20,7 @@ var pillarOps = []operation{
 		query: []parameter{{"of", "whom it is compared with; default: the one that is asked", false}, {"diff", "1 lists differences", false}, {"after", "the next of the list before", false}}},
 	{method: "POST", path: "/pillar/{id}/repair", summary: "The page's button for a repair", query: pairParams[1:], media: "text/html", status: http.StatusSeeOther},
 	{method: "POST", path: "/pillar/{id}/round", summary: "The page's button for an audit round", media: "text/html", status: http.StatusSeeOther},
+	{method: "POST", path: "/resume", summary: "The page's button that lets audit rounds go on", media: "text/html", status: http.StatusSeeOther},
 	{method: "GET", path: "/trace/{id}", summary: "The page of a record", media: "text/html", open: true},
 	{method: "GET", path: "/assets/style.css", summary: "The pages' style sheet", media: "text/css", open: true},
 	{method: "GET", path: "/assets/live.js", summary: "The script that keeps an open page up to date", media: "text/javascript", open: true},

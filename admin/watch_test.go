@@ -165,6 +165,50 @@ func TestWatchEvents(t *testing.T) {
 	}
 }
 
+// At most 64 streams are open at once, and one that ends makes room.
+func TestWatchStreams(t *testing.T) {
+	p, _, _, _ := dashPillar(t)
+	w := admin.NewWatch(&countingPillar{fakePillar: p}, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	addr := serve(t, "127.0.0.1:0", admin.NewPillarHandler(p, nil, admin.Config{Token: testToken, Watch: w}))
+	open := func() *http.Response {
+		resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(httptest.NewRequest("GET", "http://"+addr+"/v1/events", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	var streams []*http.Response
+	defer func() {
+		for _, s := range streams {
+			s.Body.Close()
+		}
+	}()
+	for i := range 64 {
+		s := open()
+		streams = append(streams, s)
+		if s.StatusCode != http.StatusOK {
+			t.Fatalf("stream %d: %d", i, s.StatusCode)
+		}
+	}
+	if s := open(); s.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("the 65th stream: %d, want 503", s.StatusCode)
+	} else {
+		s.Body.Close()
+	}
+	streams[0].Body.Close()
+	for streams[0].StatusCode = 0; streams[0].StatusCode != http.StatusOK; { // the server notices
+		streams[0].Body.Close()
+		streams[0] = open()
+	}
+}
+
 // countingPillar is a fakePillar that changes while it is asked.
 type countingPillar struct {
 	*fakePillar

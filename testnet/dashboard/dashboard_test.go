@@ -100,6 +100,10 @@ func TestDashboard(t *testing.T) {
 	}
 	b.click(`.brand`, `document.querySelector("#verdict h1")?.innerText.includes("All 5 pillars hold the same records")`)
 	b.see(`document.querySelectorAll("#matrix td.equal").length === 20`)
+	b.click(`.warnings form button`, `document.querySelector("#warnings") && !document.querySelector(".warnings")`)
+	if text := ask[string](b, `document.querySelector("#warnings").innerText`); !strings.Contains(text, "no warnings") {
+		t.Errorf("when all is well the page says %q", text)
+	}
 	b.shoot("overview-converged")
 	b.check()
 
