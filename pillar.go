@@ -376,8 +376,10 @@ func (p *Pillar) startAdmin() error {
 		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 		p.admin = "https://" + p.admin
 	}
+	watch := admin.NewWatch(p, p.cfg.Registry)
+	p.life.run("watch", watch.Run)
 	h := admin.NewPillarHandler(p, p.cfg.Registry, admin.Config{Token: token, Hosts: []string{host}, Actions: actions,
-		Logger: p.log.With("component", "admin")})
+		Watch: watch, Logger: p.log.With("component", "admin")})
 	p.life.run("admin port", func(ctx context.Context) error { return admin.Serve(ctx, ln, h, p.log) })
 	return nil
 }
@@ -499,7 +501,7 @@ func (p *Pillar) Status() PillarStatus {
 	s := p.core.Status()
 	others := p.mesh.Pillars()
 	out := PillarStatus{
-		Role: RolePillar.String(), ID: p.ID().String(), Network: p.network.String(), Version: p.cfg.Version,
+		Role: RolePillar.String(), ID: p.ID().String(), Name: p.cfg.Name, Network: p.network.String(), Version: p.cfg.Version,
 		Started: p.started.UTC(), UptimeS: int64(time.Since(p.started).Seconds()), Listen: p.Listen(),
 		Records: s.Records, Mailboxes: s.Mailboxes, StoreBytes: dirSize(p.dir.file(dirStore)), NodesConnected: s.NodesConnected,
 		RelayedCircuits: p.host.Circuits(), PillarsAlive: 1, Converged: p.core.Converged(others),
