@@ -1,0 +1,349 @@
+package relay
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multistream"
+
+	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/overlay"
+)
+
+// A survey finds out how this host's NAT behaves, by asking pillars
+// (survey_serve.go) over QUIC connections from the socket it listens on, and
+// which transports reach which pillar (survey_try.go).
+//
+// How a NAT filters depends on whom this host has called, so that is remembered,
+// a pillar that was not called is asked for, and new pillars are called
+// from that socket only afterwards, and no more than needed.
+
+const (
+	// surveyLines is how many pillars are asked where they see this host.
+	surveyLines = 3
+	// calledFor is how long a NAT may remember that somebody was called; RFC 4787
+	// wants five minutes of it.
+	calledFor  = 10 * time.Minute
+	maxCalled  = 4096
+	lineDial   = 3 * time.Second
+	askTimeout = knockTimeout + 4*time.Second
+)
+
+// SurveyPillar is a pillar that may be asked.
+type SurveyPillar struct {
+	ID    peer.ID
+	Addrs []multiaddr.Multiaddr // without /p2p
+}
+
+// Survey is what a host found out about its way to others.
+type Survey struct {
+	// Mapping and Filtering are of UDP, at the socket where QUIC listens.
+	Mapping, Filtering overlay.NATBehaviour
+	// TCPMapping is of TCP from the port that the host listens on.
+	TCPMapping overlay.NATBehaviour
+	// Reachability is public, private or unknown.
+	Reachability string
+	Seen         []overlay.SeenAddr
+	// Tried are the attempts at the pillars' addresses, in the order of pillars;
+	// nil where none was asked for.
+	Tried map[peer.ID][]overlay.NetcheckTransport
+	// Punched says that a hole was punched in this run.
+	Punched bool
+}
+
+// line is a QUIC connection from a listening socket to a pillar.
+type line struct {
+	pillar peer.ID
+	open   func(context.Context) (network.MuxedStream, error)
+	local  netip.AddrPort
+	remote netip.AddrPort
+	seen   *overlay.Probed // nil if the pillar did not say
+	close  func()
+}
+
+// Survey asks pillars about this host's NAT, and, if transports is set, tries each
+// address of each. It takes some seconds, at most about twenty. What cannot be
+// found out stays unknown.
+func (h *Host) Survey(ctx context.Context, pillars []SurveyPillar, transports bool) Survey {
+	pillars = resolved(ctx, pillars)
+	var lines []*line
+	defer func() {
+		for _, l := range lines {
+			l.close()
+		}
+	}()
+	var knocks []knocked
+	if h.listensQUIC() {
+		if lines = h.openLines(); len(lines) == 0 {
+			lines = h.dialLines(ctx, pillars, lines, 2)
+		}
+		h.askSeen(ctx, lines)
+		knocks = h.haveKnocked(ctx, lines, pillars)
+		if more := h.dialLines(ctx, pillars, lines, 2-addrsOf(lines)); len(more) > 0 {
+			h.askSeen(ctx, more)
+			lines = append(lines, more...)
+		}
+	}
+	s := Survey{Punched: h.hasPunched.Load()}
+	own := ownAddrs()
+	var udp []mapped
+	for _, l := range lines {
+		if l.seen == nil {
+			continue
+		}
+		if at, ok := quicAddr(l.seen.Addr); ok {
+			udp = append(udp, mapped{local: l.local, seen: at, by: l.remote})
+		}
+		s.Seen = append(s.Seen, overlay.SeenAddr{Transport: transportQUIC, Addr: l.seen.Addr.String(), By: identity.PillarID(l.pillar)})
+	}
+	s.Mapping, s.Filtering = mappingOf(udp, own), filteringOf(knocks)
+	s.Reachability = reachabilityOf(s.Mapping, s.Filtering, knocks)
+	var tcp []mapped
+	if transports {
+		tcp = h.tryAll(ctx, pillars, &s)
+	}
+	s.TCPMapping = mappingOf(tcp, own)
+	return s
+}
+
+// listensQUIC reports whether there is a socket whose NAT can be asked about.
+func (h *Host) listensQUIC() bool {
+	return slices.ContainsFunc(h.swarm.ListenAddresses(), func(a multiaddr.Multiaddr) bool { return transportOf(a) == transportQUIC })
+}
+
+// openLines are connections that exist, one an address, at most surveyLines.
+func (h *Host) openLines() []*line {
+	var out []*line
+	for _, c := range h.swarm.Conns() {
+		remote, ok := quicAddr(c.RemoteMultiaddr())
+		if !ok || c.IsClosed() || !h.gate.trusts(c.RemotePeer()) || !h.listensAt(c.LocalMultiaddr()) || len(out) == surveyLines {
+			continue
+		}
+		if slices.ContainsFunc(out, func(l *line) bool { return l.remote == remote }) {
+			continue
+		}
+		local, _ := quicAddr(c.LocalMultiaddr())
+		out = append(out, &line{pillar: c.RemotePeer(), local: local, remote: remote, close: func() {},
+			open: func(ctx context.Context) (network.MuxedStream, error) { return c.NewStream(ctx) }})
+	}
+	return out
+}
+
+// dialLines makes up to n more connections, to pillars at other addresses.
+func (h *Host) dialLines(ctx context.Context, pillars []SurveyPillar, have []*line, n int) []*line {
+	if n <= 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lineDial)
+	defer cancel()
+	var (
+		work sync.WaitGroup
+		mu   sync.Mutex
+		out  []*line // guarded by mu
+		seen = make(map[netip.Addr]bool)
+	)
+	for _, l := range have {
+		seen[l.remote.Addr()] = true
+	}
+	dials := 0
+	for _, p := range pillars {
+		for _, a := range p.Addrs {
+			remote, ok := quicAddr(a)
+			if !ok || seen[remote.Addr()] || dials == n+1 {
+				continue
+			}
+			seen[remote.Addr()] = true
+			dials++
+			h.called.note(remote.Addr())
+			work.Go(func() {
+				c, err := h.swarm.TransportForDialing(a).Dial(ctx, a, p.ID)
+				if err != nil {
+					return
+				}
+				local, ok := quicAddr(c.LocalMultiaddr())
+				if !ok || !h.listensAt(c.LocalMultiaddr()) {
+					_ = c.Close()
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				out = append(out, &line{pillar: p.ID, local: local, remote: remote, close: func() { _ = c.Close() },
+					open: func(ctx context.Context) (network.MuxedStream, error) { return c.OpenStream(ctx) }})
+			})
+			break
+		}
+	}
+	work.Wait()
+	return out
+}
+
+// addrsOf counts the IP addresses at the other ends.
+func addrsOf(lines []*line) int {
+	var at []netip.Addr
+	for _, l := range lines {
+		if !slices.Contains(at, l.remote.Addr()) {
+			at = append(at, l.remote.Addr())
+		}
+	}
+	return len(at)
+}
+
+func (h *Host) askSeen(ctx context.Context, lines []*line) {
+	var work sync.WaitGroup
+	for _, l := range lines {
+		work.Go(func() {
+			if a, _, err := ask(ctx, l.open, &overlay.Probe{What: overlay.ProbeSeen}); err == nil && a.Err == nil && a.Addr != nil {
+				l.seen = a
+			}
+		})
+	}
+	work.Wait()
+}
+
+// haveKnocked has this host knocked at, through the first pillar that agrees.
+func (h *Host) haveKnocked(ctx context.Context, lines []*line, pillars []SurveyPillar) (out []knocked) {
+	except := []identity.PillarID{}
+	for _, p := range pillars {
+		if called, known := h.hasCalled(p); (called || !known) && len(except) < overlay.MaxExcept {
+			except = append(except, identity.PillarID(p.ID))
+		}
+	}
+	for _, l := range lines {
+		if l.seen == nil {
+			continue
+		}
+		var work sync.WaitGroup
+		var reach, other *overlay.Probed
+		work.Go(func() { reach, _, _ = ask(ctx, l.open, &overlay.Probe{What: overlay.ProbeReach}) })
+		work.Go(func() { other, _, _ = ask(ctx, l.open, &overlay.Probe{What: overlay.ProbeOther, Except: except}) })
+		work.Wait()
+		if reach != nil && reach.Outcome != overlay.ProbeUntried {
+			out = append(out, knocked{called: true, reached: reach.Outcome == overlay.ProbeReached})
+		}
+		if other != nil && other.Outcome != overlay.ProbeUntried {
+			i := slices.IndexFunc(pillars, func(p SurveyPillar) bool { return identity.PillarID(p.ID) == other.By })
+			if i >= 0 {
+				if called, known := h.hasCalled(pillars[i]); known {
+					out = append(out, knocked{called: called, reached: other.Outcome == overlay.ProbeReached})
+				}
+			}
+		}
+		if len(out) > 0 {
+			return out
+		}
+	}
+	return nil
+}
+
+// ask asks one question on a stream of its own, and measures how long the answer
+// took, without the agreement on the protocol. A peer that does not speak it has
+// taken a round trip to say so.
+func ask(ctx context.Context, open func(context.Context) (network.MuxedStream, error), q *overlay.Probe) (*overlay.Probed, time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	s, err := open(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	begin := time.Now()
+	err = multistream.SelectProtoOrFail(protocol.ID(overlay.ProtoProbe), s)
+	stop()
+	if err != nil {
+		_ = s.Reset()
+		return nil, time.Since(begin), err
+	}
+	begin = time.Now()
+	a, err := exchangeProbe(ctx, s, q)
+	return a, time.Since(begin), err
+}
+
+// called are the IP addresses that UDP packets were sent to lately.
+type called struct {
+	mu   sync.Mutex
+	last map[netip.Addr]time.Time // guarded by mu
+}
+
+func (c *called) note(ip netip.Addr) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last == nil {
+		c.last = make(map[netip.Addr]time.Time)
+	}
+	if _, ok := c.last[ip]; !ok && len(c.last) >= maxCalled {
+		for o, at := range c.last {
+			if now.Sub(at) > calledFor {
+				delete(c.last, o)
+			}
+		}
+	}
+	if len(c.last) < maxCalled {
+		c.last[ip] = now
+	}
+}
+
+// noteAddr notes a QUIC address.
+func (c *called) noteAddr(a multiaddr.Multiaddr) {
+	if transportOf(a) != transportQUIC {
+		return
+	}
+	if ip, ok := ipOf(a); ok {
+		c.note(ip)
+	}
+}
+
+func (c *called) has(ip netip.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at, ok := c.last[ip]
+	return ok && time.Since(at) <= calledFor || !ok && len(c.last) >= maxCalled
+}
+
+// hasCalled reports whether the NAT may know one of a pillar's IP addresses;
+// known is false where the pillar has none.
+func (h *Host) hasCalled(p SurveyPillar) (is, known bool) {
+	for _, a := range p.Addrs {
+		ip, ok := ipOf(a)
+		if !ok || isCircuit(a) {
+			continue
+		}
+		known = true
+		if h.called.has(ip) {
+			return true, true
+		}
+	}
+	for _, c := range h.swarm.Conns() { // lines older than calledFor
+		ip, ok := ipOf(c.RemoteMultiaddr())
+		if !ok || transportOf(c.RemoteMultiaddr()) != transportQUIC {
+			continue
+		}
+		if slices.ContainsFunc(p.Addrs, func(a multiaddr.Multiaddr) bool { o, ok := ipOf(a); return ok && o == ip && !isCircuit(a) }) {
+			return true, true
+		}
+	}
+	return false, known
+}
+
+// ownAddrs are the addresses of this machine.
+func ownAddrs() []netip.Addr {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Addr().Unmap())
+		}
+	}
+	return out
+}
