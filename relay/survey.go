@@ -65,7 +65,7 @@ type line struct {
 	open   func(context.Context) (network.MuxedStream, error)
 	local  netip.AddrPort
 	remote netip.AddrPort
-	seen   *overlay.Probed // nil if the pillar did not say
+	seen   multiaddr.Multiaddr // nil if the pillar did not say
 	close  func()
 }
 
@@ -74,44 +74,82 @@ type line struct {
 // found out stays unknown.
 func (h *Host) Survey(ctx context.Context, pillars []SurveyPillar, transports bool) Survey {
 	pillars = resolved(ctx, pillars)
-	var lines []*line
+	s := Survey{Punched: h.hasPunched.Load()}
+	var (
+		work   sync.WaitGroup
+		lines  []*line
+		knocks []knocked
+		tries  []tried
+	)
+	if h.listensQUIC() {
+		work.Go(func() { lines, knocks = h.askLines(ctx, pillars) })
+	}
+	if transports {
+		work.Go(func() { tries = h.tryAll(ctx, pillars) })
+	}
+	work.Wait()
+	own := ownAddrs()
+	var udp, tcp []mapped
+	for _, l := range lines {
+		if at, ok := quicAddr(l.seen); ok {
+			udp = append(udp, mapped{local: l.local, seen: at, by: l.remote})
+			s.Seen = append(s.Seen, overlay.SeenAddr{Transport: transportQUIC, Addr: l.seen.String(), By: identity.PillarID(l.pillar)})
+		}
+	}
+	s.Mapping, s.Filtering = mappingOf(udp, own), filteringOf(knocks)
+	s.Reachability = reachabilityOf(s.Mapping, s.Filtering, knocks)
+	// Connections in use keep others from leaving the same port to the same place.
+	for _, o := range h.Observed() {
+		if o.Transport == transportTCP && o.Listening {
+			tcp = appendMapped(tcp, o.Local, o.Addr, o.Remote)
+		}
+	}
+	if transports {
+		s.Tried = make(map[peer.ID][]overlay.NetcheckTransport, len(pillars))
+	}
+	for _, x := range tries {
+		s.Tried[x.pillar] = append(s.Tried[x.pillar], x.NetcheckTransport)
+		// Over QUIC it came from a socket that nobody has to know.
+		if x.seen == nil || x.Transport == transportQUIC {
+			continue
+		}
+		s.Seen = append(s.Seen, overlay.SeenAddr{Transport: x.Transport, Addr: x.seen.String(), By: identity.PillarID(x.pillar)})
+		if x.Transport == transportTCP && h.listensAt(x.local) {
+			tcp = appendMapped(tcp, x.local, x.seen, x.remote)
+		}
+	}
+	s.TCPMapping = mappingOf(tcp, own)
+	return s
+}
+
+// askLines asks pillars about the socket that QUIC listens on.
+func (h *Host) askLines(ctx context.Context, pillars []SurveyPillar) (lines []*line, knocks []knocked) {
 	defer func() {
 		for _, l := range lines {
 			l.close()
 		}
 	}()
-	var knocks []knocked
-	if h.listensQUIC() {
-		if lines = h.openLines(); len(lines) == 0 {
-			lines = h.dialLines(ctx, pillars, lines, 2)
-		}
-		h.askSeen(ctx, lines)
-		knocks = h.haveKnocked(ctx, lines, pillars)
-		if more := h.dialLines(ctx, pillars, lines, 2-addrsOf(lines)); len(more) > 0 {
-			h.askSeen(ctx, more)
-			lines = append(lines, more...)
-		}
+	if lines = h.openLines(); len(lines) == 0 {
+		lines = h.dialLines(ctx, pillars, nil, 2)
 	}
-	s := Survey{Punched: h.hasPunched.Load()}
-	own := ownAddrs()
-	var udp []mapped
-	for _, l := range lines {
-		if l.seen == nil {
-			continue
-		}
-		if at, ok := quicAddr(l.seen.Addr); ok {
-			udp = append(udp, mapped{local: l.local, seen: at, by: l.remote})
-		}
-		s.Seen = append(s.Seen, overlay.SeenAddr{Transport: transportQUIC, Addr: l.seen.Addr.String(), By: identity.PillarID(l.pillar)})
+	if len(lines) == 0 {
+		return nil, nil
 	}
-	s.Mapping, s.Filtering = mappingOf(udp, own), filteringOf(knocks)
-	s.Reachability = reachabilityOf(s.Mapping, s.Filtering, knocks)
-	var tcp []mapped
-	if transports {
-		tcp = h.tryAll(ctx, pillars, &s)
+	h.askSeen(ctx, lines)
+	knocks = h.haveKnocked(ctx, lines, pillars)
+	more := h.dialLines(ctx, pillars, lines, 2-addrsOf(lines))
+	h.askSeen(ctx, more)
+	return append(lines, more...), knocks
+}
+
+func appendMapped(all []mapped, local, seen, by multiaddr.Multiaddr) []mapped {
+	from, ok1 := tcpAddr(local)
+	at, ok2 := tcpAddr(seen)
+	to, ok3 := tcpAddr(by)
+	if !ok1 || !ok2 || !ok3 {
+		return all
 	}
-	s.TCPMapping = mappingOf(tcp, own)
-	return s
+	return append(all, mapped{local: from, seen: at, by: to})
 }
 
 // listensQUIC reports whether there is a socket whose NAT can be asked about.
@@ -130,7 +168,7 @@ func (h *Host) openLines() []*line {
 		if slices.ContainsFunc(out, func(l *line) bool { return l.remote == remote }) {
 			continue
 		}
-		local, _ := quicAddr(c.LocalMultiaddr())
+		local, _ := udpAddr(c.LocalMultiaddr())
 		out = append(out, &line{pillar: c.RemotePeer(), local: local, remote: remote, close: func() {},
 			open: func(ctx context.Context) (network.MuxedStream, error) { return c.NewStream(ctx) }})
 	}
@@ -168,7 +206,7 @@ func (h *Host) dialLines(ctx context.Context, pillars []SurveyPillar, have []*li
 				if err != nil {
 					return
 				}
-				local, ok := quicAddr(c.LocalMultiaddr())
+				local, ok := udpAddr(c.LocalMultiaddr())
 				if !ok || !h.listensAt(c.LocalMultiaddr()) {
 					_ = c.Close()
 					return
@@ -201,7 +239,7 @@ func (h *Host) askSeen(ctx context.Context, lines []*line) {
 	for _, l := range lines {
 		work.Go(func() {
 			if a, _, err := ask(ctx, l.open, &overlay.Probe{What: overlay.ProbeSeen}); err == nil && a.Err == nil && a.Addr != nil {
-				l.seen = a
+				l.seen = a.Addr
 			}
 		})
 	}

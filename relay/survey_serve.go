@@ -245,12 +245,8 @@ func quicAddr(a multiaddr.Multiaddr) (netip.AddrPort, bool) {
 	if a == nil || !punchTransport(a) || a[1].Protocol().Code != multiaddr.P_UDP {
 		return netip.AddrPort{}, false
 	}
-	ip, ok := ipOf(a)
-	raw := a[1].RawValue()
-	if !ok || ip.IsUnspecified() || ip.IsMulticast() {
-		return netip.AddrPort{}, false
-	}
-	return netip.AddrPortFrom(ip, uint16(raw[0])<<8|uint16(raw[1])), true
+	at, ok := udpAddr(a)
+	return at, ok && !at.Addr().IsUnspecified() && !at.Addr().IsMulticast()
 }
 
 // mayKnockFor: public addresses, and those of networks that the pillar that asks

@@ -19,10 +19,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
-	manet "github.com/multiformats/go-multiaddr/net"
 	quicgo "github.com/quic-go/quic-go"
 
-	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -30,7 +28,7 @@ import (
 const (
 	maxSurveyed = 32 // pillars
 	maxTries    = 8  // addresses of one
-	triesAtOnce = 8
+	triesAtOnce = 32
 	tryTimeout  = 5 * time.Second
 )
 
@@ -61,105 +59,76 @@ func resolved(ctx context.Context, pillars []SurveyPillar) []SurveyPillar {
 	return out
 }
 
+// tried is one attempt.
+type tried struct {
+	overlay.NetcheckTransport
+	pillar              peer.ID
+	seen, local, remote multiaddr.Multiaddr // seen is nil if the pillar did not say
+}
+
 // tryAll connects to each address of each pillar, on its own and beside the
-// connections in use, and puts into s how that went. It returns where TCP sockets
-// were seen.
-func (h *Host) tryAll(ctx context.Context, pillars []SurveyPillar, s *Survey) (tcp []mapped) {
+// connections in use.
+func (h *Host) tryAll(ctx context.Context, pillars []SurveyPillar) []tried {
 	fresh, done, err := h.freshQUIC()
 	if err != nil {
 		h.log.Warn("QUIC cannot be tried", "err", err)
 	}
 	defer done()
-	type attempt struct {
-		overlay.NetcheckTransport
-		seen *overlay.SeenAddr
-		tcp  *mapped
+	var all []tried
+	for _, p := range pillars {
+		for _, a := range p.Addrs {
+			if !isCircuit(a) { // that is another pillar's address
+				all = append(all, tried{pillar: p.ID, remote: a, NetcheckTransport: overlay.NetcheckTransport{Transport: transportOf(a), Addr: a.String()}})
+			}
+		}
 	}
 	var work sync.WaitGroup
 	running := make(chan struct{}, triesAtOnce)
-	all := make([][]attempt, len(pillars))
-	for i, p := range pillars {
-		all[i] = make([]attempt, len(p.Addrs))
-		for k, a := range p.Addrs {
-			if isCircuit(a) {
-				continue // that is another pillar's address
-			}
-			tr := h.swarm.TransportForDialing(a)
-			if transportOf(a) == transportQUIC {
+	for i := range all {
+		x := &all[i]
+		running <- struct{}{}
+		work.Go(func() {
+			defer func() { <-running }()
+			tr := h.swarm.TransportForDialing(x.remote)
+			if x.Transport == transportQUIC {
 				tr = fresh
 			}
-			work.Go(func() {
-				running <- struct{}{}
-				defer func() { <-running }()
-				x := &all[i][k]
-				x.NetcheckTransport = overlay.NetcheckTransport{Transport: transportOf(a), Addr: a.String()}
-				seen, local, err := h.try(ctx, tr, p.ID, a, &x.NetcheckTransport)
-				if err != nil {
-					x.Error = tryError(err)
-					return
-				}
-				x.OK = true
-				if seen == nil {
-					return
-				}
-				x.seen = &overlay.SeenAddr{Transport: x.Transport, Addr: seen.String(), By: identity.PillarID(p.ID)}
-				if x.Transport == transportTCP && h.listensAt(local) {
-					at, ok1 := tcpAddr(seen)
-					from, ok2 := tcpAddr(local)
-					by, ok3 := tcpAddr(a)
-					if ok1 && ok2 && ok3 {
-						x.tcp = &mapped{local: from, seen: at, by: by}
-					}
-				}
-			})
-		}
+			if err := h.try(ctx, tr, x); err != nil {
+				x.Error = tryError(err)
+				return
+			}
+			x.OK = true
+		})
 	}
 	work.Wait()
-	s.Tried = make(map[peer.ID][]overlay.NetcheckTransport, len(pillars))
-	for i, p := range pillars {
-		for _, x := range all[i] {
-			if x.Addr == "" {
-				continue
-			}
-			s.Tried[p.ID] = append(s.Tried[p.ID], x.NetcheckTransport)
-			// Over QUIC it came from a socket that nobody has to know.
-			if x.seen != nil && x.Transport != transportQUIC {
-				s.Seen = append(s.Seen, *x.seen)
-			}
-			if x.tcp != nil {
-				tcp = append(tcp, *x.tcp)
-			}
-		}
-	}
-	return tcp
+	return all
 }
 
 var errNoTransport = errors.New("this version does not speak that")
 
 // try makes one connection and asks on it.
-func (h *Host) try(ctx context.Context, tr transport.Transport, p peer.ID, a multiaddr.Multiaddr, x *overlay.NetcheckTransport) (seen, local multiaddr.Multiaddr, err error) {
+func (h *Host) try(ctx context.Context, tr transport.Transport, x *tried) error {
 	if tr == nil {
-		return nil, nil, errNoTransport
+		return errNoTransport
 	}
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
-	c, err := tr.Dial(ctx, a, p)
+	c, err := tr.Dial(ctx, x.remote, x.pillar)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer c.Close()
+	x.local = c.LocalMultiaddr()
 	open := func(ctx context.Context) (network.MuxedStream, error) { return c.OpenStream(ctx) }
 	answer, rtt, err := ask(ctx, open, &overlay.Probe{What: overlay.ProbeSeen})
-	switch {
-	case err == nil:
-		if answer.Err == nil {
-			seen = answer.Addr
-		}
-	case !isUnspoken(err):
-		return nil, nil, err
+	if err != nil && !isUnspoken(err) {
+		return err
+	}
+	if err == nil && answer.Err == nil {
+		x.seen = answer.Addr
 	}
 	x.RTTMS = float64(rtt.Microseconds()) / 1000
-	return seen, c.LocalMultiaddr(), nil
+	return nil
 }
 
 // freshQUIC is a QUIC transport that dials each time from a new socket: where this
@@ -200,16 +169,17 @@ func tryError(err error) string {
 	return oneLine(err)
 }
 
-// tcpAddr is the IP address and TCP port of an address.
-func tcpAddr(a multiaddr.Multiaddr) (netip.AddrPort, bool) {
-	n, err := manet.ToNetAddr(a)
-	if err != nil {
+// tcpAddr and udpAddr are the IP address, which may be unspecified, and the port
+// of an address.
+func tcpAddr(a multiaddr.Multiaddr) (netip.AddrPort, bool) { return socketOf(a, multiaddr.P_TCP) }
+
+func udpAddr(a multiaddr.Multiaddr) (netip.AddrPort, bool) { return socketOf(a, multiaddr.P_UDP) }
+
+func socketOf(a multiaddr.Multiaddr, transport int) (netip.AddrPort, bool) {
+	ip, ok := ipOf(a)
+	if !ok || len(a) < 2 || a[1].Protocol().Code != transport {
 		return netip.AddrPort{}, false
 	}
-	t, ok := n.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}, false
-	}
-	at := t.AddrPort()
-	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), true
+	raw := a[1].RawValue()
+	return netip.AddrPortFrom(ip, uint16(raw[0])<<8|uint16(raw[1])), true
 }
