@@ -24,7 +24,7 @@ func TestNetcheck(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	l, err := Open(ctx, Topology{Pillars: 3, Public: []string{"open"}, Path: near, Speech: SpeakAll, Gateways: []Gateway{
+	l, err := Open(ctx, Topology{Pillars: 4, Public: []string{"open"}, Path: near, Speech: SpeakAll, Gateways: []Gateway{
 		{NAT: Cone, Egress: Everything, Behind: []string{"cone"}},
 		{NAT: Symmetric, Egress: Everything, Behind: []string{"symmetric"}},
 		{NAT: Cone, Egress: NoUDP, Behind: []string{"no-udp"}},
@@ -63,7 +63,7 @@ func TestNetcheck(t *testing.T) {
 			t.Fatalf("%s: %v", tt.place, err)
 		}
 	}
-	if err := testnet.WaitConnected(ctx, nodes, 3); err != nil {
+	if err := testnet.WaitConnected(ctx, nodes, 4); err != nil {
 		t.Fatal(err)
 	}
 	for i, tt := range tests {
@@ -81,8 +81,8 @@ func TestNetcheck(t *testing.T) {
 				t.Errorf("mapping %s, filtering %s, reachability %s, hole punching %s (%s); want %+v",
 					c.Mapping, c.Filtering, c.Reachability, c.HolePunching, c.Why, tt)
 			}
-			if len(c.Pillars) != 3 {
-				t.Errorf("%d pillars, want 3", len(c.Pillars))
+			if len(c.Pillars) != 4 {
+				t.Errorf("%d pillars, want 4", len(c.Pillars))
 			}
 			for _, p := range c.Pillars {
 				if len(p.Transports) != 3 {
