@@ -36,6 +36,7 @@ const (
 	fileRevoked   = "revocations" // pillar: to be taken at the next start, one a line
 	fileToken     = "admin.token" // pillar
 	fileActions   = "audit.log"   // pillar: what was changed through the admin port, a JSON object a line
+	dirBundles    = "bundles"     // pillar: bundles that were written, or are to be read
 )
 
 // maxListFile bounds the small text files above.

@@ -107,6 +107,9 @@ func (c *PillarConfig) Validate() error {
 	if c.MaxPeers < 0 || c.PerIP < 0 || c.PerSubnet < 0 {
 		return fmt.Errorf("%w: a negative number of connections", ErrConfig)
 	}
+	if c.PerSubnet > 0 && c.PerSubnet < c.PerIP {
+		return fmt.Errorf("%w: %d connections from one address and %d from its subnet; want no less from the subnet", ErrConfig, c.PerIP, c.PerSubnet)
+	}
 	switch c.Registration {
 	case "", RegistrationOpen, RegistrationClosed:
 	default:
@@ -265,7 +268,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	core, err := overlay.NewPillar(overlay.PillarConfig{
 		Network: p.network, Key: key, Store: records, Links: p.host, Peers: p.host,
 		Admit: member.admit, Addrs: p.told, Home: p.cfg.Home, Name: p.cfg.Name, Rejoin: p.cfg.Rejoin,
-		Concern: p.cfg.Concern, Registration: p.cfg.Registration, StoreLimit: p.cfg.StoreLimit,
+		Concern: p.cfg.Concern, Registration: p.cfg.Registration, StoreLimit: p.cfg.StoreLimit, MaxSessions: p.cfg.MaxPeers,
 		Disk:   func() (uint64, uint64, error) { return diskSpace(p.dir.path) },
 		Logger: p.log, Registerer: p.cfg.Registry,
 	})

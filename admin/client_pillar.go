@@ -121,6 +121,20 @@ func (p *PillarClient) Trace(ctx context.Context, id overlay.RecordID) (list []T
 	return list, err
 }
 
+// ExportBundle is POST /v1/bundles: all that is held is written into a file on
+// the pillar's machine.
+func (p *PillarClient) ExportBundle(ctx context.Context) (b BundleAnswer, err error) {
+	err = p.c.do(ctx, "POST", "/v1/bundles", nil, nil, &b)
+	return b, err
+}
+
+// ImportBundle is POST /v1/bundles/import: name is a file's in the bundle
+// directory.
+func (p *PillarClient) ImportBundle(ctx context.Context, name string) (b BundleAnswer, err error) {
+	err = p.c.do(ctx, "POST", "/v1/bundles/import", nil, bundleRequest{name}, &b)
+	return b, err
+}
+
 // PauseRounds is POST /v1/sync/pause or /v1/sync/resume.
 func (p *PillarClient) PauseRounds(ctx context.Context, on bool) error {
 	path := "/v1/sync/resume"

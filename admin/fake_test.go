@@ -117,6 +117,15 @@ func (p *fakePillar) Trace(context.Context, overlay.RecordID) ([]overlay.Trace, 
 	return p.traces, p.controlErr
 }
 
+func (p *fakePillar) ExportBundle(context.Context) (string, overlay.BundleCounts, error) {
+	return "/data/bundles/x.bundle", overlay.BundleCounts{Records: 3, Bytes: 9}, p.controlErr
+}
+
+func (p *fakePillar) ImportBundle(_ context.Context, name string) (overlay.BundleCounts, error) {
+	p.log("import "+name, true)
+	return overlay.BundleCounts{Records: 3, Taken: 2, Refused: 1, Bytes: 9}, p.controlErr
+}
+
 // log notes what was steered.
 func (p *fakePillar) log(what string, on bool) {
 	p.mu.Lock()

@@ -32,6 +32,8 @@ type mux struct {
 	inner *http.ServeMux
 	log   *slog.Logger
 	paths map[string]map[string]handler // by path and method; complete before it serves
+
+	described []operation // what openapi.json tells of
 }
 
 func newMux(log *slog.Logger) *mux {

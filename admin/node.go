@@ -123,6 +123,7 @@ func NewNodeHandler(n Node, cfg Config) http.Handler {
 	m.handle("PATCH", "/v1/contacts/{name}", a.changeContact)
 	m.handle("DELETE", "/v1/contacts/{name}", a.removeContact)
 	m.handle("GET", "/v1/events", a.streamEvents)
+	m.describes("Obelisk node", nodeOps)
 	return newGuard(cfg, false, m)
 }
 
@@ -258,11 +259,13 @@ func (a *nodeAPI) ack(w http.ResponseWriter, r *http.Request) error {
 	if err := a.n.Ack(id); err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, struct {
-		ID    overlay.RecordID `json:"id"`
-		Acked bool             `json:"acked"`
-	}{id, true})
+	writeJSON(w, http.StatusOK, ackAnswer{id, true})
 	return nil
+}
+
+type ackAnswer struct {
+	ID    overlay.RecordID `json:"id"`
+	Acked bool             `json:"acked"`
 }
 
 func (a *nodeAPI) addContact(w http.ResponseWriter, r *http.Request) error {

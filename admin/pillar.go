@@ -21,6 +21,7 @@ type Pillar interface {
 	PillarSync
 	PillarInspect
 	PillarControl
+	PillarBundles
 }
 
 // PillarNetwork is who a pillar knows and lets in.
@@ -62,7 +63,11 @@ func NewPillarHandler(p Pillar, gatherer prometheus.Gatherer, cfg Config) http.H
 		})
 	}
 	handleProfiles(m)
-	m.handle("GET", "/v1/status", answer(func(*http.Request) (PillarStatus, error) { return p.Status(), nil }))
+	m.handle("GET", "/v1/status", answer(func(*http.Request) (PillarStatus, error) {
+		s := p.Status()
+		s.Listen, s.Relays = listed(s.Listen), listed(s.Relays)
+		return s, nil
+	}))
 	m.handle("GET", "/v1/pillars", answer(func(*http.Request) ([]PillarEntry, error) { return listed(p.Pillars()), nil }))
 	m.handle("POST", "/v1/pillars", func(w http.ResponseWriter, r *http.Request) error {
 		return addPillar(w, r, p.AddPillar)
@@ -86,6 +91,8 @@ func NewPillarHandler(p Pillar, gatherer prometheus.Gatherer, cfg Config) http.H
 	handleSync(m, p)
 	handleInspect(m, p)
 	handleControl(m, p)
+	handleBundles(m, p)
+	m.describes("Obelisk pillar", pillarOps)
 	return newGuard(cfg, true, m)
 }
 

@@ -144,3 +144,15 @@ func (m *Mesh) Wanted() int { return m.wants.count() }
 
 // WantedIDs are those that would be asked for.
 func (m *Mesh) WantedIDs() []overlay.RecordID { return m.wants.list() }
+
+// FollowsOfOwners is how many logs are followed live at their own pillars.
+func (m *Mesh) FollowsOfOwners() (n int) {
+	m.follows.mu.Lock()
+	defer m.follows.mu.Unlock()
+	for log, f := range m.follows.active {
+		if m.follows.owns(f.provider, log) {
+			n++
+		}
+	}
+	return n
+}

@@ -101,6 +101,9 @@ func (b *member) run(ctx context.Context) {
 	}
 	defer b.shutdown(list)
 	defer context.AfterFunc(ctx, t.hangUp)() // nothing below waits for others then
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { b.refuteLate(ctx, t) })
 	told := b.m.cfg.Own().ID
 	rejoin := time.NewTimer(0)
 	defer rejoin.Stop()
@@ -116,6 +119,33 @@ func (b *member) run(ctx context.Context) {
 		if own := b.m.cfg.Own(); own != nil && own.ID != told {
 			told = own.ID
 			list.UpdateNode(1) // it is queued now; when it was sent does not matter, so the wait of 1 ns fails
+		}
+	}
+}
+
+// refuteLate has memberlist refute what it might not when it was accused.
+func (b *member) refuteLate(ctx context.Context, t *transport) {
+	for {
+		select {
+		case <-b.filter.owes:
+		case <-ctx.Done():
+			return
+		}
+		for {
+			accusation, wait := b.filter.takeOwed()
+			if accusation != nil {
+				t.give(packetOf(b.m.self, accusation))
+			}
+			if wait == 0 {
+				break
+			}
+			pause := time.NewTimer(wait)
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+				pause.Stop()
+				return
+			}
 		}
 	}
 }

@@ -71,8 +71,9 @@ const (
 // versions that a member must have.
 type memberFilter struct {
 	m    *Mesh
-	name string // this member's
-	run  string // the part of it behind the dot
+	name string        // this member's
+	run  string        // the part of it behind the dot
+	owes chan struct{} // capacity 1: a refutation is owed
 
 	mu       sync.Mutex
 	names    map[string]memberName            // guarded by mu; cache
@@ -82,6 +83,7 @@ type memberFilter struct {
 	verified map[[32]byte]struct{}            // guarded by mu; hashes of metas that verified
 	asked    map[uint32]askedPing             // guarded by mu; by sequence number
 	refutes  allowance                        // guarded by mu
+	owed     memberMsg                        // guarded by mu; newest accusation not refuted yet, for want of allowance; no node: none
 	news     []byte                           // guarded by mu; own alive message of a new incarnation
 	replaced [][]byte                         // guarded by mu; that runs are over, for memberlist
 	pingFors map[identity.PillarID]*allowance // guarded by mu
@@ -117,7 +119,7 @@ type memberName struct {
 }
 
 func newMemberFilter(m *Mesh, run string) *memberFilter {
-	return &memberFilter{m: m, name: m.self.String() + "." + run, run: run,
+	return &memberFilter{m: m, name: m.self.String() + "." + run, run: run, owes: make(chan struct{}, 1),
 		names: map[string]memberName{}, members: map[identity.PillarID]memberRun{}, verified: map[[32]byte]struct{}{}, asked: map[uint32]askedPing{},
 		pingFors: map[identity.PillarID]*allowance{}}
 }
@@ -397,12 +399,41 @@ func (f *memberFilter) accused(from identity.PillarID, msg *memberMsg) memberDro
 	case msg.incarnation < known.incarnation:
 		return dropStale
 	case p == f.m.self && !f.refutes.take(time.Now(), refuteEvery, refuteBurst):
+		f.oweLocked(memberMsg{kind: wireSuspect, node: msg.node, from: msg.from, incarnation: msg.incarnation})
 		return dropStorm
 	}
 	if !leave {
 		msg.kind = wireSuspect
 	}
 	return ""
+}
+
+// oweLocked keeps an accusation of this member that it may not refute yet. Its
+// accuser may hold it for dead, and says so only once. One is enough, for what
+// refutes one refutes all before it.
+func (f *memberFilter) oweLocked(accusation memberMsg) {
+	f.owed = accusation
+	select {
+	case f.owes <- struct{}{}:
+	default:
+	}
+}
+
+// takeOwed returns the accusation that is to be refuted now, nil if none is;
+// with a wait if one is to be by then.
+func (f *memberFilter) takeOwed() (accusation []byte, wait time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	owed := f.owed
+	if owed.node == "" || owed.incarnation < f.own {
+		f.owed = memberMsg{}
+		return nil, 0
+	}
+	if !f.refutes.take(time.Now(), refuteEvery, refuteBurst) {
+		return nil, f.refutes.wait(refuteEvery, refuteBurst)
+	}
+	f.owed = memberMsg{}
+	return owed.append(nil), 0
 }
 
 // verify checks the signature in the meta of an alive message.
@@ -549,4 +580,9 @@ func (a *allowance) take(now time.Time, every time.Duration, burst float64) bool
 	}
 	a.used++
 	return true
+}
+
+// wait returns how long after a take that failed one succeeds.
+func (a *allowance) wait(every time.Duration, burst float64) time.Duration {
+	return time.Duration((a.used+1-burst)*float64(every)) + time.Millisecond
 }

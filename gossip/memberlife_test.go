@@ -140,8 +140,20 @@ func TestFlapsCostNothing(t *testing.T) {
 			p.submit(10)
 		}
 		until(t, 10*time.Second, "converged", func() bool { return all[0].disk.Count() == 30 && converged(all...) })
-		// What came by a range may be followed live a moment after it came.
-		time.Sleep(5 * time.Second)
+		// Who heard of a log from another before it heard from the log's own pillar
+		// follows it there, until the own one has more.
+		until(t, time.Minute, "all follow at the logs' own pillars", func() bool {
+			for _, p := range all {
+				p.submit(1)
+			}
+			time.Sleep(time.Second)
+			for _, p := range all {
+				if p.mesh.FollowsOfOwners() != len(all)-1 {
+					return false
+				}
+			}
+			return converged(all...)
+		})
 		before, flaps := opened(all...), 0
 		for range 20 {
 			for _, p := range all {
@@ -163,13 +175,36 @@ func TestFlapsCostNothing(t *testing.T) {
 			if !meshedAmong(all) {
 				t.Error("memberlist overruled a session")
 			}
-			until(t, 20*time.Second, "members again", func() bool { return allMembers(all...) })
+			until(t, 10*time.Second, "members again", func() bool { return allMembers(all...) })
 		}
 		if flaps == 0 {
 			t.Error("nobody was ever believed dead: the test tests nothing")
 		}
 		if n := opened(all...) - before; n != 0 {
 			t.Errorf("%d sessions and follows were opened in %d flaps", n, flaps)
+		}
+		stopAll(all)
+	}, memnet.WithLatency(5*time.Millisecond))
+}
+
+// Who is accused more often than it may refute does so as soon as it may: the
+// accuser does not have to come again.
+func TestRefutationIsOwed(t *testing.T) {
+	inBubble(t, func(w *world) {
+		all := w.members(3)
+		a, b := all[0], all[1]
+		time.Sleep(time.Minute) // all may refute as often as ever
+		for i := range 8 {
+			before := a.count("member_dropped_total", "storm")
+			b.mesh.BelieveDead(a.key.ID())
+			time.Sleep(time.Millisecond)
+			if allMembers(all...) {
+				t.Fatal("nobody is believed dead: the test tests nothing")
+			}
+			until(t, 3500*time.Millisecond, "members again", func() bool { return allMembers(all...) })
+			if i >= 3 && a.count("member_dropped_total", "storm") == before {
+				t.Errorf("accusation %d was not put off: the test tests nothing", i)
+			}
 		}
 		stopAll(all)
 	}, memnet.WithLatency(5*time.Millisecond))

@@ -31,7 +31,8 @@ import (
 //	     ├─ audit                         rounds with random pillars; those that others
 //	     │                                begin are answered beside their sessions
 //	     ├─ wants                         gets records that log entries lack
-//	     └─ member ── memberlist's own
+//	     └─ member ─┬─ memberlist's own
+//	                └─ refuteLate         refutes what it might not at once
 //	handlers of Links: sessions and follows that others open
 type Mesh struct {
 	cfg  Config

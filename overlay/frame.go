@@ -123,8 +123,12 @@ type FrameReader struct {
 
 // NewFrameReader returns a FrameReader of r that takes frames up to
 // MaxHelloFrame until Accept is called.
-func NewFrameReader(r io.Reader) *FrameReader {
-	return &FrameReader{r: bufio.NewReaderSize(r, 16<<10), limit: MaxHelloFrame}
+func NewFrameReader(r io.Reader) *FrameReader { return newFrameReader(r, 16<<10) }
+
+// newFrameReader is NewFrameReader with a buffer of that many bytes. A frame
+// that does not fit is read past it.
+func newFrameReader(r io.Reader, buffer int) *FrameReader {
+	return &FrameReader{r: bufio.NewReaderSize(r, buffer), limit: MaxHelloFrame}
 }
 
 // Accept lifts the limit to MaxFrame, once the peer is known.

@@ -26,12 +26,19 @@ var errAgain = errors.New("again")
 //     unpinned node takes the network from it, pins it and says Hello anew.
 //  2. Register: our records are durable there, its roster is ours.
 //  3. Find ourselves: nobody else writes under our device's name.
-func (m *nodeSessions) open(ctx context.Context, p identity.PillarID, addrs []multiaddr.Multiaddr, work *sync.WaitGroup) (*nodeSession, error) {
-	octx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	if err := m.n.cfg.Links.Connect(octx, peerOf(p), addrs); err != nil {
+//
+// The more attempts failed before, the longer it waits once the pillar has said
+// Hello: where thousands come back to one, everyone who gives up costs what was
+// done for him.
+func (m *nodeSessions) open(ctx context.Context, p identity.PillarID, addrs []multiaddr.Multiaddr, fails int, work *sync.WaitGroup) (*nodeSession, error) {
+	cctx, connected := context.WithTimeout(ctx, openTimeout)
+	err := m.n.cfg.Links.Connect(cctx, peerOf(p), addrs)
+	connected()
+	if err != nil {
 		return nil, err
 	}
+	octx, cancel := context.WithTimeout(ctx, openTimeout<<min(fails, 2))
+	defer cancel()
 	first := true
 	for range 4 {
 		s, err := m.handshake(octx, p, &first)
@@ -62,6 +69,8 @@ func (m *nodeSessions) handshake(ctx context.Context, p identity.PillarID, first
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = stream.Reset() })
+	silent := time.AfterFunc(openTimeout, func() { _ = stream.Reset() })
+	defer silent.Stop()
 	defer func() {
 		stop()
 		if err != nil {
@@ -83,6 +92,7 @@ func (m *nodeSessions) handshake(ctx context.Context, p identity.PillarID, first
 	if err != nil {
 		return nil, err
 	}
+	silent.Stop()
 	now := n.now()
 	rtt := time.Since(asked)
 	rec, _, err := CheckPillarHello(answer, p, want, now)

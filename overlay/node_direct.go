@@ -21,7 +21,7 @@ const (
 	maxDirectBytes = 8 << 20 // of them all that are in memory; the others are read from disk
 	directIdle     = 3 * time.Minute
 	directBusy     = 10 * time.Second // for which an account that something went to keeps its place
-	directRetryMin = 30 * time.Second
+	directRetryMin = 3 * time.Second
 	directRetryMax = 10 * time.Minute
 	directSweep    = 5 * time.Second  // between looks for what only devices get
 	directHadFor   = 10 * time.Minute // how long a device's word counts while no receipt comes

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -53,6 +54,9 @@ func TestDirectOnly(t *testing.T) {
 		home, bobHome := newNodeHome(t, r.net), newNodeHome(t, r.net)
 		alice, bob := r.node(home, withDirect("only")), r.node(bobHome, withDirect("only"))
 		befriend(t, alice, bob)
+		if _, err := alice.Send(context.Background(), overlay.Outgoing{To: []identity.AccountID{alice.id()}}); overlay.CodeOf(err) != overlay.CodeBadRequest {
+			t.Errorf("to oneself: %v", err)
+		}
 		m := alice.send(overlay.StateDelivered, "between us", bob.id())
 		if m.Copies != 0 || m.Recipients[0].State != overlay.StateDelivered {
 			t.Errorf("%+v", m)

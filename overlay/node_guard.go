@@ -43,6 +43,7 @@ const (
 	answerIn  = 3 * time.Second  // how long it may be silent while it owes an answer
 	resultIn  = 20 * time.Second // the longest a submitted record waits for its line
 	quizEvery = time.Minute      // a tiny question to an idle pillar
+	quizPause = 10 * time.Second // between such questions because of nudges
 	// mailIn is how long after a nudge an active pillar that lives may bring no
 	// mail; behindPause is between failovers for that reason.
 	mailIn      = 3 * time.Second
@@ -81,6 +82,8 @@ type vitals struct {
 	alive  time.Time // the last sign of life that was no frame
 	doubts int       // how many of them in a row
 	asked  time.Time // when the open question was sent; zero: none
+	quiz   time.Time // when one is to be sent; zero: none
+	last   time.Time // when one was
 }
 
 func newNodeGuard(n *Node) *nodeGuard { return &nodeGuard{n: n, wake: make(chan struct{}, 1)} }
@@ -225,11 +228,11 @@ func (g *nodeGuard) ask(s *nodeSession, now time.Time) time.Time {
 		return s.vital.asked.Add(answerIn)
 	case s.handing.Load():
 		return now.Add(answerIn)
-	case now.Sub(s.heard()) >= quizEvery:
+	case now.Sub(s.heard()) >= quizEvery, !s.vital.quiz.IsZero() && !now.Before(s.vital.quiz):
 		g.question(s, now)
 		return now.Add(answerIn)
 	}
-	next := s.heard().Add(quizEvery)
+	next := earlier(s.heard().Add(quizEvery), s.vital.quiz)
 	if oldest := g.n.outbox.unanswered(s); !oldest.IsZero() {
 		last := s.heard()
 		if last.Before(oldest) {
@@ -241,7 +244,7 @@ func (g *nodeGuard) ask(s *nodeSession, now time.Time) time.Time {
 }
 
 func (g *nodeGuard) question(s *nodeSession, now time.Time) {
-	s.vital.asked = now
+	s.vital.asked, s.vital.last, s.vital.quiz = now, now, time.Time{}
 	select { // never wait behind a full queue: the clock runs all the same
 	case s.out <- &Find{N: s.take(1), IDs: []RecordID{g.n.self.deviceRecord()}, OnlyHeld: true}:
 	default:
@@ -261,9 +264,16 @@ func (g *nodeGuard) missed(active *nodeSession, now time.Time) (next time.Time, 
 	if !g.doubts {
 		before = idleLeast
 	}
-	if time.Unix(0, active.lastMail.Load()).After(g.nudge.Add(-before)) || active.handing.Load() {
-		g.nudge = time.Time{}
-		return time.Time{}, false
+	if mail := time.Unix(0, active.lastMail.Load()); mail.After(g.nudge.Add(-before)) || active.handing.Load() {
+		if !mail.After(g.nudge) && active.vital.quiz.IsZero() {
+			// That may have been other mail, the last that the pillar brought.
+			active.vital.quiz = now.Add(nudgeIn)
+			if pause := active.vital.last.Add(quizPause); pause.After(active.vital.quiz) {
+				active.vital.quiz = pause
+			}
+		}
+		next, g.nudge = active.vital.quiz, time.Time{}
+		return next, false
 	}
 	if soon := g.nudge.Add(nudgeIn + 2*g.rtt(active)); !g.doubts {
 		if now.Before(soon) {

@@ -294,6 +294,9 @@ func (l *nodeLocator) take(e *located, m Message) error {
 	devices := acc.valid(now)
 	for i := range a.Presences {
 		p := &a.Presences[i]
+		if !slices.Contains(devices, p.Device) {
+			l.n.dir.want(e.account) // it may be a new one
+		}
 		if err := l.check(p, devices, now); err != nil {
 			l.n.metrics.dropped.WithLabelValues("presence").Inc()
 			l.n.log.Debug("presence not believed", "account", e.account, "device", p.Device, "err", err)

@@ -178,7 +178,7 @@ func TestLocateContact(t *testing.T) {
 	alice.knows(bob.id(), 1)
 	start := time.Now()
 	list := alice.locate(bob.id())
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took >= 2*time.Second {
 		t.Errorf("found after %v", took)
 	}
 	st := bob.Status()
@@ -263,7 +263,7 @@ func TestLocateRule(t *testing.T) {
 			list := alice.locate(bob.id())
 			took := time.Since(start)
 			if c.found {
-				if len(list) != 1 || took > time.Second {
+				if len(list) != 1 || took >= 2*time.Second {
 					t.Errorf("found %+v after %v", list, took)
 				}
 				return
@@ -306,24 +306,26 @@ func TestLocateDevices(t *testing.T) {
 	}
 	w.share()
 	alice.knows(phone.id(), 2)
-	var got []identity.DeviceID
-	for _, p := range alice.locate(phone.id()) {
-		got = append(got, p.Device)
-	}
 	want := []identity.DeviceID{phone.home.device.ID(), laptop.home.device.ID()}
-	slices.Sort(got)
 	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		t.Errorf("found %v, want %v", got, want)
-	}
-	until(t, "the other device known", func() bool {
-		list, _, err := phone.Nodes("", 0)
-		return err == nil && slices.ContainsFunc(list, func(e overlay.NodeEntry) bool { return e.Account == phone.id() && len(e.Devices) == 2 })
+	// Each made an account record of its own, and one that lists both comes later;
+	// nor is the first answer kept waiting for the second for long.
+	until(t, "both devices found", func() bool {
+		w.share()
+		alice.ForgetLocated(phone.id())
+		var got []identity.DeviceID
+		for _, p := range alice.locate(phone.id()) {
+			got = append(got, p.Device)
+		}
+		slices.Sort(got)
+		return slices.Equal(got, want)
 	})
-	list := phone.locate(phone.id())
-	if len(list) != 1 || list[0].Device != laptop.home.device.ID() {
-		t.Errorf("the own account's other device: %+v", list)
-	}
+	until(t, "the own account's other device", func() bool {
+		w.share()
+		phone.ForgetLocated(phone.id())
+		list := phone.locate(phone.id())
+		return len(list) == 1 && list[0].Device == laptop.home.device.ID()
+	})
 }
 
 // TestLocateLies: what a pillar makes up, or plays back, is not believed.

@@ -136,6 +136,8 @@ func (o *nodeOutbox) draft(m Outgoing) (*outEntry, error) {
 	switch {
 	case len(m.To) == 0:
 		return nil, Refuse(CodeBadRequest, "a message needs a recipient")
+	case o.n.direct.only() && len(to) == 1 && to[0] == self && !o.n.self.otherDevices():
+		return nil, Refuse(CodeBadRequest, "a message to oneself, with --direct only and without another device, has nowhere to go")
 	case len(to) > MaxTo:
 		return nil, Refuse(CodeBadRequest, "%d recipients, at most %d are allowed", len(to), MaxTo)
 	case len(m.Body) > MaxBody:

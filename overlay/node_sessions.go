@@ -213,13 +213,13 @@ func (m *nodeSessions) dialDue(ctx context.Context, dials *sync.WaitGroup) time.
 			room--
 		}
 		c.served, c.waiters = c.waiters, nil
-		addrs, stale := m.addrsOf(c), c.stale
+		addrs, stale, fails := m.addrsOf(c), c.stale, c.fails
 		c.stale = false
 		dials.Go(func() {
 			if stale {
 				_ = m.n.cfg.Links.Close(peerOf(c.id))
 			}
-			m.dial(ctx, c.id, addrs, dials)
+			m.dial(ctx, c.id, addrs, fails, dials)
 		})
 	}
 	return max(wait, 10*time.Millisecond)
@@ -283,8 +283,8 @@ func (m *nodeSessions) part() {
 }
 
 // dial opens a session and reports it.
-func (m *nodeSessions) dial(ctx context.Context, p identity.PillarID, addrs []multiaddr.Multiaddr, work *sync.WaitGroup) {
-	s, err := m.open(ctx, p, addrs, work)
+func (m *nodeSessions) dial(ctx context.Context, p identity.PillarID, addrs []multiaddr.Multiaddr, fails int, work *sync.WaitGroup) {
+	s, err := m.open(ctx, p, addrs, fails, work)
 	if s != nil {
 		work.Go(func() {
 			<-s.done

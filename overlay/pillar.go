@@ -59,7 +59,7 @@ type PillarConfig struct {
 	// Registration policy. Default open.
 	Registration Registration
 	// MaxSessions is how many node sessions are served at once; further ones
-	// are sent elsewhere. Default 4096.
+	// are sent elsewhere. Default 8192.
 	MaxSessions int
 	// Disk returns the free and total bytes of the store's disk. Default: no
 	// limit.
@@ -95,7 +95,7 @@ func (c *PillarConfig) Validate() error {
 		c.Registration = RegistrationOpen
 	}
 	if c.MaxSessions <= 0 {
-		c.MaxSessions = 4096
+		c.MaxSessions = 8192
 	}
 	if c.Disk == nil {
 		c.Disk = func() (uint64, uint64, error) { return 1 << 62, 1 << 62, nil }

@@ -33,6 +33,10 @@ const (
 	// dropped whose other frames (roster, watched accounts) pile up.
 	outTarget = 1 << 20
 	outMax    = 8 << 20
+	// sessionBuffer and sessionSpare are the bytes that an idle session keeps for
+	// what it reads and for each of two that it writes: there may be thousands.
+	sessionBuffer = 512
+	sessionSpare  = 512
 	// maxClockOff is how far a clock may be off.
 	maxClockOff = 30 * time.Second
 )
@@ -108,8 +112,10 @@ func (p *Pillar) serve(stream Stream) {
 		stream.Reset()
 		return
 	}
-	frames := NewFrameReader(stream)
-	if err := s.hello(frames); err != nil {
+	frames := newFrameReader(stream, sessionBuffer)
+	var err *Error
+	apart(func() { err = s.hello(frames) })
+	if err != nil {
 		if err != errGone {
 			p.metrics.refused.WithLabelValues(string(err.Code)).Inc()
 			s.refuse(err)
@@ -129,6 +135,18 @@ func (p *Pillar) serve(stream Stream) {
 		s.end(s.read(frames))
 	}
 	<-s.done
+}
+
+// apart calls fn in a goroutine of its own and waits for it: what signatures need
+// of stack, tens of kilobytes, a session would otherwise keep for as long as it
+// lasts and idles.
+func apart(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn()
+	}()
+	<-done
 }
 
 // errGone ends a session without a word: there is nobody to hear it.
@@ -364,7 +382,9 @@ func (s *pillarSession) read(frames *FrameReader) *Error {
 // handle acts on one message; an error ends the session.
 func (s *pillarSession) handle(m Message) *Error {
 	if r, ok := m.(*Register); ok {
-		return s.register(r)
+		var err *Error
+		apart(func() { err = s.register(r) })
+		return err
 	}
 	if !s.registered {
 		return Refuse(CodeBadRequest, "a session registers before anything else")
@@ -494,7 +514,13 @@ func (s *pillarSession) write() {
 	var out, spare []byte
 	var push pushWriter
 	for {
-		<-s.wake
+		select {
+		case <-s.wake:
+		default: // nothing to do for a while
+			spare = s.slim(spare)
+			push = pushWriter{}
+			<-s.wake
+		}
 		s.mu.Lock()
 		if s.dead {
 			s.mu.Unlock()
@@ -532,6 +558,20 @@ func (s *pillarSession) write() {
 			spare = nil
 		}
 	}
+}
+
+// slim gives back what an idle session needs no more of its buffers and returns
+// the one to keep.
+func (s *pillarSession) slim(spare []byte) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.frames) == 0 && cap(s.frames) > sessionSpare {
+		s.frames = nil
+	}
+	if cap(spare) > sessionSpare {
+		return nil
+	}
+	return spare
 }
 
 func (s *pillarSession) flush(out []byte, closing bool) error {

@@ -105,8 +105,10 @@ func reachabilityOf(mapping, filtering overlay.NATBehaviour, all []knocked) stri
 	}
 	// Without a NAT a firewall that lets in other ports of who was called lets in
 	// everybody: nothing else is built.
-	if mapping == overlay.NATNone && len(all) > 0 {
-		return reachPublic
+	for _, k := range all {
+		if mapping == overlay.NATNone && k.reached {
+			return reachPublic
+		}
 	}
 	return reachUnknown
 }

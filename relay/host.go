@@ -23,6 +23,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/event"
@@ -67,18 +68,18 @@ type Host struct {
 	metrics *metrics
 	gate    *gate
 
-	packets  packets
-	rtts     rtts
-	slots    slots
-	choose   chan struct{} // 1 deep: KeepReserved looks at its list
-	observed observations
-	upgrades upgrades
-	punches  punches
-	near     nearDials
-	borrowed borrowed
-	surveyor *surveyor // nil where it answers no questions about NATs
-	called   called
-
+	packets    packets
+	rtts       rtts
+	slots      slots
+	choose     chan struct{} // 1 deep: KeepReserved looks at its list
+	observed   observations
+	reobserved reobserving
+	upgrades   upgrades
+	punches    punches
+	near       nearDials
+	borrowed   borrowed
+	surveyor   *surveyor // nil where it answers no questions about NATs
+	called     called
 	hasPunched atomic.Bool
 
 	stop func()          // ends done
@@ -321,15 +322,29 @@ func (h *Host) Connect(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 // waits until both sides have identified themselves: a peer to whom this host
 // is a stranger hangs up only then, when for this end the handshake is over.
 func (h *Host) dial(ctx context.Context, p peer.ID) error {
+	_ = h.host.Peerstore().SetProtocols(p) // what an earlier connection spoke
 	if err := h.host.Connect(allowLimited(ctx), peer.AddrInfo{ID: p}); err != nil {
 		h.forgetWrong(p, err)
 		return h.dialError(err)
+	}
+	// Identify fails on a pillar with too much to do, which is no harm, and on a
+	// connection that is ending, which shows a moment later.
+	spoken, _ := h.host.Peerstore().GetProtocols(p)
+	for wait := time.Duration(0); len(spoken) == 0 && wait < hangUpWait && best(h.swarm.ConnsToPeer(p)) != nil; wait += hangUpWait / 10 {
+		select {
+		case <-ctx.Done():
+			wait = hangUpWait
+		case <-time.After(hangUpWait / 10):
+		}
 	}
 	if best(h.swarm.ConnsToPeer(p)) == nil {
 		return fmt.Errorf("%w: the peer hung up", overlay.ErrUnreachable)
 	}
 	return nil
 }
+
+// hangUpWait is how long a connection may take to end after identify failed.
+const hangUpWait = 200 * time.Millisecond
 
 // Open implements overlay.Links. Without a deadline in ctx it gives up after
 // ten seconds.

@@ -106,6 +106,14 @@ func (g *nat) enter(from, to netip.AddrPort) (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
 
+// move gives a NAT another public address; its mappings end.
+func (n *internet) move(g *nat, to string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	g.public = netip.MustParseAddr(to)
+	clear(g.flows)
+}
+
 func addrPort(a net.Addr) netip.AddrPort {
 	at := a.(*net.UDPAddr).AddrPort()
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
@@ -192,6 +200,41 @@ func TestNATs(t *testing.T) {
 			remote := ask(t, a, b.Self(), "later").String()
 			if path := pathTo(a, b.Self()); path != tt.want || strings.Contains(remote, "p2p-circuit") != (tt.want == overlay.PathRelayed) {
 				t.Errorf("the path is %s, a new stream goes to %s; want %s", path, remote, tt.want)
+			}
+		})
+	}
+}
+
+// A NAT gets another public address. The connections with the pillar follow, so
+// it has told the old address once and for all; a hole is punched nevertheless.
+func TestMovedNAT(t *testing.T) {
+	for _, who := range []string{"dials", "is dialled"} {
+		t.Run("who moved "+who, func(t *testing.T) {
+			t.Parallel()
+			n := newInternet()
+			natA, natB := &nat{public: netip.MustParseAddr("45.10.100.2")}, &nat{public: netip.MustParseAddr("45.10.101.2")}
+			pillar := n.host(t, relay.Config{Role: relay.RolePillar}, "45.10.1.2", nil)
+			a, b := n.host(t, relay.Config{}, "10.0.1.2", natA), n.host(t, relay.Config{}, "10.0.2.2", natB)
+			for _, h := range []*relay.Host{a, b, pillar} {
+				h.Handle(proto, echo)
+			}
+			reserved(t, a, pillar)
+			reserved(t, b, pillar)
+			n.move(natA, "45.10.100.3")
+			ask(t, a, pillar.Self(), "from the new address") // the pillar answers there from now on
+			from, to := a, b
+			if who != "dials" {
+				from, to = b, a
+			}
+			to.Admit(from.Self(), time.Now().Add(time.Minute))
+			if err := from.DialThrough(within(t), to.Self(), via(pillar)); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, func() bool {
+				return pathTo(a, b.Self()) == overlay.PathDirect && pathTo(b, a.Self()) == overlay.PathDirect
+			})
+			if got, want := a.Vicinity().Public, netip.MustParseAddr("45.10.100.3"); len(got) != 1 || got[0] != want {
+				t.Errorf("it is seen at %v, want %v", got, want)
 			}
 		})
 	}

@@ -276,6 +276,7 @@ func (h *Host) punchTo(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 	if err != nil {
 		h.log.Debug("no hole punched", "peer", p, "attempt", try, "err", oneLine(err))
 		h.metrics.punches.WithLabelValues(punchFailed).Inc()
+		h.reobserve()
 		return false
 	}
 	h.metrics.punches.WithLabelValues(punchDirect).Inc()

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -129,7 +130,7 @@ func (h *Host) askLines(ctx context.Context, pillars []SurveyPillar) (lines []*l
 			l.close()
 		}
 	}()
-	if lines = h.openLines(); len(lines) == 0 {
+	if lines = h.dialLines(ctx, h.connectedAt(), nil, surveyLines); len(lines) == 0 {
 		lines = h.dialLines(ctx, pillars, nil, 2)
 	}
 	if len(lines) == 0 {
@@ -157,64 +158,55 @@ func (h *Host) listensQUIC() bool {
 	return slices.ContainsFunc(h.swarm.ListenAddresses(), func(a multiaddr.Multiaddr) bool { return transportOf(a) == transportQUIC })
 }
 
-// openLines are connections that exist, one an address, at most surveyLines.
-func (h *Host) openLines() []*line {
-	var out []*line
+// connectedAt are pillars and the QUIC addresses where they are connected from a
+// listening socket: one each, at most surveyLines.
+func (h *Host) connectedAt() []SurveyPillar {
+	var out []SurveyPillar
 	for _, c := range h.swarm.Conns() {
-		remote, ok := quicAddr(c.RemoteMultiaddr())
+		at, ok := quicAddr(c.RemoteMultiaddr())
 		if !ok || c.IsClosed() || !h.gate.trusts(c.RemotePeer()) || !h.listensAt(c.LocalMultiaddr()) || len(out) == surveyLines {
 			continue
 		}
-		if slices.ContainsFunc(out, func(l *line) bool { return l.remote == remote }) {
-			continue
+		if !slices.ContainsFunc(out, func(p SurveyPillar) bool { o, _ := quicAddr(p.Addrs[0]); return o == at }) {
+			out = append(out, SurveyPillar{ID: c.RemotePeer(), Addrs: []multiaddr.Multiaddr{c.RemoteMultiaddr()}})
 		}
-		local, _ := udpAddr(c.LocalMultiaddr())
-		out = append(out, &line{pillar: c.RemotePeer(), local: local, remote: remote, close: func() {},
-			open: func(ctx context.Context) (network.MuxedStream, error) { return c.NewStream(ctx) }})
 	}
 	return out
 }
 
-// dialLines makes up to n more connections, to pillars at other addresses.
+// dialLines makes up to n connections, to pillars at other IP addresses than have
+// is at. Connections in use would not do: they live on when a NAT gets another
+// address, and then their other ends still say the old one.
 func (h *Host) dialLines(ctx context.Context, pillars []SurveyPillar, have []*line, n int) []*line {
-	if n <= 0 {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, lineDial)
 	defer cancel()
 	var (
 		work sync.WaitGroup
 		mu   sync.Mutex
 		out  []*line // guarded by mu
-		seen = make(map[netip.Addr]bool)
+		at   = make(map[netip.Addr]bool)
 	)
 	for _, l := range have {
-		seen[l.remote.Addr()] = true
+		at[l.remote.Addr()] = true
 	}
-	dials := 0
 	for _, p := range pillars {
 		for _, a := range p.Addrs {
 			remote, ok := quicAddr(a)
-			if !ok || seen[remote.Addr()] || dials == n+1 {
+			if !ok || at[remote.Addr()] || n <= 0 {
 				continue
 			}
-			seen[remote.Addr()] = true
-			dials++
+			at[remote.Addr()] = true
+			n--
 			h.called.note(remote.Addr())
 			work.Go(func() {
-				c, err := h.swarm.TransportForDialing(a).Dial(ctx, a, p.ID)
+				l, err := h.dialLine(ctx, p.ID, a)
 				if err != nil {
-					return
-				}
-				local, ok := udpAddr(c.LocalMultiaddr())
-				if !ok || !h.listensAt(c.LocalMultiaddr()) {
-					_ = c.Close()
+					h.log.Debug("not asked about the NAT", "pillar", p.ID, "err", oneLine(err))
 					return
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				out = append(out, &line{pillar: p.ID, local: local, remote: remote, close: func() { _ = c.Close() },
-					open: func(ctx context.Context) (network.MuxedStream, error) { return c.OpenStream(ctx) }})
+				out = append(out, l)
 			})
 			break
 		}
@@ -222,6 +214,27 @@ func (h *Host) dialLines(ctx context.Context, pillars []SurveyPillar, have []*li
 	work.Wait()
 	return out
 }
+
+func (h *Host) dialLine(ctx context.Context, p peer.ID, a multiaddr.Multiaddr) (*line, error) {
+	t := h.swarm.TransportForDialing(a)
+	if t == nil {
+		return nil, errNoTransport
+	}
+	c, err := t.Dial(ctx, a, p)
+	if err != nil {
+		return nil, err
+	}
+	local, ok := udpAddr(c.LocalMultiaddr())
+	if !ok || !h.listensAt(c.LocalMultiaddr()) {
+		_ = c.Close()
+		return nil, errNotListening
+	}
+	remote, _ := quicAddr(a)
+	return &line{pillar: p, local: local, remote: remote, close: func() { _ = c.Close() },
+		open: func(ctx context.Context) (network.MuxedStream, error) { return c.OpenStream(ctx) }}, nil
+}
+
+var errNotListening = errors.New("it left from a port that is not listened on")
 
 // addrsOf counts the IP addresses at the other ends.
 func addrsOf(lines []*line) int {

@@ -131,14 +131,14 @@ func (h *Host) try(ctx context.Context, tr transport.Transport, x *tried) error 
 	return nil
 }
 
-// freshQUIC is a QUIC transport that dials each time from a new socket: where this
-// host listens must not call more pillars than it has to (survey.go).
+// freshQUIC is a QUIC transport that dials from a socket of its own: the one where
+// this host listens must not call more pillars than it has to (survey.go).
 func (h *Host) freshQUIC() (tr transport.Transport, done func(), err error) {
 	var reset quicgo.StatelessResetKey
 	var token quicgo.TokenGeneratorKey
 	_, _ = rand.Read(reset[:]) // never fails
 	_, _ = rand.Read(token[:])
-	manager, err := quicreuse.NewConnManager(reset, token, quicreuse.DisableReuseport())
+	manager, err := quicreuse.NewConnManager(reset, token)
 	if err != nil {
 		return nil, func() {}, err
 	}

@@ -447,3 +447,20 @@ func TestBorrowedConnections(t *testing.T) {
 		}
 	}
 }
+
+// A flood of admissions takes the place of those that end first.
+func TestAdmissionsAreBounded(t *testing.T) {
+	b := listening(t, relay.Config{}, tcp)
+	early, late := newHost(t, relay.Config{}), newHost(t, relay.Config{})
+	b.Admit(early.Self(), time.Now().Add(time.Minute))
+	b.Admit(late.Self(), time.Now().Add(2*time.Hour))
+	for i := range 10_000 {
+		b.Admit(peer.ID(fmt.Sprint("peer ", i)), time.Now().Add(time.Hour))
+	}
+	if err := late.Connect(within(t), b.Self(), b.Addrs()); err != nil {
+		t.Errorf("the one that ends last: %v", err)
+	}
+	if err := early.Connect(within(t), b.Self(), b.Addrs()); !errors.Is(err, overlay.ErrUnreachable) {
+		t.Errorf("the one that ends first: %v", err)
+	}
+}

@@ -108,14 +108,10 @@ func (o *observations) add(h *Host, e event.EvtPeerIdentificationCompleted) bool
 
 // list is what trusted peers see, oldest first.
 func (o *observations) list(trusts func(peer.ID) bool) []Observed {
-	o.mu.Lock()
-	all := slices.Clone(o.all)
-	o.mu.Unlock()
+	all := o.trusted(trusts)
 	out := make([]Observed, 0, len(all))
 	for _, x := range all {
-		if !x.conn.IsClosed() && trusts(x.Peer) {
-			out = append(out, x.Observed)
-		}
+		out = append(out, x.Observed)
 	}
 	return out
 }

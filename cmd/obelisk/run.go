@@ -95,7 +95,7 @@ func (o *runOptions) register(fs *pflag.FlagSet) {
 	}
 	count(&o.maxPeers, "max-peers", relay.DefaultPillarPeers, "`N` nodes and pillars at once, of 70 KB of memory each")
 	count(&o.perIP, "per-ip", relay.DefaultPillarPerIP, "`N` connections from an IPv4 address or IPv6 /56; whole towns share one")
-	count(&o.perSubnet, "per-subnet", 4*relay.DefaultPillarPerIP, "`N` connections from an IPv4 /24 or IPv6 /48")
+	count(&o.perSubnet, "per-subnet", 0, "`N` connections from an IPv4 /24 or IPv6 /48 (default four times --per-ip)")
 	o.admin = "127.0.0.1:4080"
 	text(pillar, &o.admin, "admin", "`HOST:PORT` of the admin port, or off")
 	text(pillar, &o.adminTLSCert, "admin-tls-cert", "PEM `FILE` with the admin port's certificate")

@@ -24,6 +24,8 @@ func TestParse(t *testing.T) {
 		{[]string{"--mode", "partition", "--pillars", "10", "--rate", "200", "--seconds", "60"}, nil},
 		{[]string{"--mode", "join", "--pillars", "50", "--idle", "0.5"}, nil},
 		{[]string{"--mode", "failover", "--runs", "4", "--transport", "quic"}, nil},
+		{[]string{"--mode", "storm", "--nodes", "5000", "--address", "192.0.2.1", "--per-ip", "5000"}, nil},
+		{[]string{"--mode", "storm", "--address", "here"}, errUsage},
 		{[]string{"--mode", "failover", "--pillars", "1", "--concern", "1"}, errUsage},
 		{[]string{"--mode", "resync", "--missing", "5", "--total", "4"}, errUsage},
 		{[]string{"--mode", "resync", "--where", "here"}, errUsage},

@@ -35,13 +35,24 @@ type device struct {
 	accountRecord, deviceRecord []byte
 }
 
-// newDevice makes fresh keys and a host of its own. dir keeps its sealing keys.
-func newDevice(network identity.NetworkID, dir string) (*device, error) {
+// newRing returns a keyring in dir and a new key of it.
+func newRing(dir string) (*seal.Keyring, seal.PublicKey, error) {
+	ring, err := seal.OpenKeyring(dir)
+	if err != nil {
+		return nil, seal.PublicKey{}, err
+	}
+	key, err := ring.Rotate(millis(time.Now()))
+	return ring, key, err
+}
+
+// newDevice makes fresh keys and a host of its own. sealing is the newest key of
+// ring.
+func newDevice(network identity.NetworkID, ring *seal.Keyring, sealing seal.PublicKey) (*device, error) {
 	account, err := identity.NewAccountKey(identity.KeyEd25519, 0)
 	if err != nil {
 		return nil, err
 	}
-	d := &device{network: network, account: account.ID(), key: identity.NewDeviceKey()}
+	d := &device{network: network, account: account.ID(), key: identity.NewDeviceKey(), ring: ring, sealing: sealing}
 	now := millis(time.Now())
 	const serial = 1
 	d.cert, err = account.Certify(network, d.key.ID(), serial, now-3_600_000, now+uint64((30*24*time.Hour).Milliseconds()))
@@ -49,12 +60,6 @@ func newDevice(network identity.NetworkID, dir string) (*device, error) {
 		return nil, err
 	}
 	d.signer = d.cert.Append(nil)
-	if d.ring, err = seal.OpenKeyring(dir); err != nil {
-		return nil, err
-	}
-	if d.sealing, err = d.ring.Rotate(now); err != nil {
-		return nil, err
-	}
 	info := overlay.AccountInfo{Counter: now, Devices: []overlay.DeviceSerial{{Device: d.key.ID(), Serial: serial}}}
 	accountDraft := overlay.Draft{Kind: overlay.KindAccount, Author: string(d.account), Created: now,
 		Expires: now + uint64(recordLife.Milliseconds()), Bin: info.Append(nil)}

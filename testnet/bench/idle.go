@@ -8,7 +8,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/obelisk-network/obelisk/overlay"
 	"github.com/obelisk-network/obelisk/testnet"
 )
 
@@ -22,6 +21,9 @@ type idleResult struct {
 	Pillars           int     `json:"pillars"`
 	Transport         string  `json:"transport"`
 	Mode              string  `json:"mode"`
+	Address           string  `json:"address"` // that all devices come from; "": loopback
+	PillarRSSMB       float64 `json:"pillar_rss_mb"`
+	LoadAverage       string  `json:"load_average"` // of the machine, at the end
 	Machine           string  `json:"machine"`
 }
 
@@ -38,8 +40,7 @@ func (r *idleResult) String() string {
 }
 
 const (
-	idleWatch   = 20 * time.Second // how long CPU is counted
-	idleDialers = 8                // devices that connect at the same time
+	idleWatch = 20 * time.Second // how long CPU is counted
 )
 
 // idle connects devices that do nothing and measures what they cost.
@@ -49,12 +50,9 @@ func (b *bench) idle(ctx context.Context) (*idleResult, error) {
 		return nil, err
 	}
 	rssBefore := b.rss()
-	// One device after the other: each needs a directory and a place in the list.
-	devices := make([]*device, b.nodes)
-	for i := range devices {
-		if devices[i], err = b.device(ctx); err != nil {
-			return nil, err
-		}
+	devices, err := b.crowd(ctx, b.nodes)
+	if err != nil {
+		return nil, err
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -69,8 +67,11 @@ func (b *bench) idle(ctx context.Context) (*idleResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range sessions {
-		wg.Go(func() { s.discard() })
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	for i, s := range sessions {
+		k := &keeper{pillar: b.addrs[i%len(b.addrs)]}
+		wg.Go(func() { k.watch(watching, devices[i], s) })
 	}
 	if _, err := testnet.WaitEqual(ctx, b.pillars); err != nil {
 		return nil, err
@@ -92,23 +93,21 @@ func (b *bench) idle(ctx context.Context) (*idleResult, error) {
 		GoroutinesPerNode: round((after["go_goroutines"]-before["go_goroutines"])/n, 1),
 		CPUPercent:        round(100*(second.pillars-first.pillars).Seconds()/second.at.Sub(first.at).Seconds(), 1),
 		Pillars:           b.settings.pillars, Transport: b.transport, Mode: "idle", Machine: machine(),
+		Address: b.address, PillarRSSMB: round(b.rss()/1e6, 1), LoadAverage: loadAverage(),
 	}, nil
 }
 
-// connect opens a live session for every device.
+// connect opens a session for every device.
 func (b *bench) connect(ctx context.Context, devices []*device) ([]*session, error) {
 	sessions := make([]*session, len(devices))
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var failed error
 	work := make(chan int)
-	for range idleDialers {
+	for range crowdDialers {
 		wg.Go(func() {
 			for i := range work {
 				s, err := devices[i].dial(ctx, b.addrs[i%len(b.addrs)])
-				if err == nil {
-					err = s.write(&overlay.Resume{Box: overlay.BoxMail, Live: true})
-				}
 				mu.Lock()
 				if sessions[i] = s; err != nil && failed == nil {
 					failed = fmt.Errorf("device %d: %w", i, err)

@@ -10,6 +10,7 @@
 //	go run ./testnet/bench --mode resync --missing 1000 --total 1000000 [--where newest] [--explained]
 //	go run ./testnet/bench --mode partition --pillars 10 --rate 200 --seconds 60
 //	go run ./testnet/bench --mode join --pillars 50 --idle 10
+//	go run ./testnet/bench --mode storm --nodes 5000 --transport quic
 //	go run ./testnet/bench --mode failover --runs 20 --transport quic
 //
 // The load comes from light clients in this process, which speak the messages
@@ -25,6 +26,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -52,6 +54,8 @@ type settings struct {
 	nodes       int
 	idleMinutes float64
 	runs        int
+	address     string
+	perIP       int
 	rate        int
 	seconds     int
 	missing     int
@@ -107,6 +111,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		result, err = b.partition(ctx)
 	case "join":
 		result, err = b.join(ctx)
+	case "storm":
+		result, err = b.storm(ctx)
 	case "failover":
 		result, err = b.failover(ctx)
 	default:
@@ -128,7 +134,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	s := new(settings)
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&s.mode, "mode", "ingest", "ingest: send messages; catchup: read a full mailbox; idle: hold connections; resync: make two pillars equal again; partition: split the network and heal it; failover: kill pillars in the middle of a conversation; join: many pillars, one more, and a while of nothing")
+	f.StringVar(&s.mode, "mode", "ingest", "ingest: send messages; catchup: read a full mailbox; idle: hold connections; resync: make two pillars equal again; partition: split the network and heal it; failover: kill pillars in the middle of a conversation; storm: kill a pillar that many are connected to, and bring it back; join: many pillars, one more, and a while of nothing")
 	f.IntVar(&s.pillars, "pillars", 3, "pillars")
 	f.IntVar(&s.senders, "senders", 64, "senders: messages in flight, all devices together")
 	f.IntVar(&s.clients, "clients", 0, "devices that the senders are spread over (default the smaller of senders and 8)")
@@ -136,7 +142,9 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	f.IntVar(&s.warmup, "warmup", -1, "messages before the clock starts (default a tenth, at most 2,000)")
 	f.IntVar(&s.size, "size", 512, "bytes of a message's plaintext")
 	f.IntVar(&s.concern, "concern", 2, "copies before a message counts as acknowledged")
-	f.IntVar(&s.nodes, "nodes", 1000, "connections of --mode idle")
+	f.IntVar(&s.nodes, "nodes", 1000, "devices of --mode idle and storm")
+	f.StringVar(&s.address, "address", "", "IP address of this machine that pillars listen at in --mode idle and storm, and all devices come from (default 127.0.0.1, of which any number is let in)")
+	f.IntVar(&s.perIP, "per-ip", 0, "--per-ip of pillars at that address (default the binary's)")
 	f.Float64Var(&s.idleMinutes, "idle", 10, "minutes that --mode join watches a network in which nothing happens")
 	f.IntVar(&s.runs, "runs", 20, "kills of --mode failover")
 	f.IntVar(&s.rate, "rate", 200, "messages a second in each half of --mode partition")
@@ -167,7 +175,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	return s, nil
 }
 
-var modes = []string{"ingest", "catchup", "idle", "resync", "partition", "join", "failover"}
+var modes = []string{"ingest", "catchup", "idle", "resync", "partition", "join", "failover", "storm"}
 
 // complete fills in what follows from other settings and says what is wrong.
 func (s *settings) complete(f *flag.FlagSet) error {
@@ -178,6 +186,8 @@ func (s *settings) complete(f *flag.FlagSet) error {
 		s.warmup = min(s.messages/10, 2000)
 	}
 	switch s.mode {
+	case "storm":
+		s.pillars, s.concern = 1, 1
 	case "resync":
 		s.pillars, s.spread = 2, "first"
 	case "partition":
@@ -192,6 +202,8 @@ func (s *settings) complete(f *flag.FlagSet) error {
 		return fmt.Errorf("--where %s: want scattered or newest", s.where)
 	case s.rate < 1 || s.seconds < 1 || s.idleMinutes < 0:
 		return errors.New("--rate and --seconds must be at least 1, --idle at least 0")
+	case s.address != "" && net.ParseIP(s.address).To4() == nil, s.perIP < 0:
+		return errors.New("--address: want an IPv4 address; --per-ip: at least 1")
 	case s.runs < 1:
 		return errors.New("--runs must be at least 1")
 	case s.mode == "partition" && s.pillars < 2, s.mode == "failover" && s.pillars < 2:
@@ -246,6 +258,9 @@ func open(ctx context.Context, s *settings) (_ *bench, err error) {
 		}
 	}
 	options := testnet.Options{Memory: s.memory, LogLevel: "warn", Transports: s.transport}
+	if s.address != "" {
+		options.Place = b.place
+	}
 	if s.mode == "partition" {
 		b.proxies, b.direct = newProxies(), make(map[string]string)
 		options.Announce = b.announce
@@ -283,9 +298,7 @@ func open(ctx context.Context, s *settings) (_ *bench, err error) {
 // close ends the pillars and, unless keep is set, removes their data.
 func (b *bench) close(keep bool) error {
 	var errs []error
-	for _, d := range b.devices {
-		errs = append(errs, d.close())
-	}
+	errs = append(errs, b.closeDevices())
 	if b.net != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
@@ -310,7 +323,11 @@ func (b *bench) device(ctx context.Context) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := newDevice(network, filepath.Join(b.work, fmt.Sprintf("sealing-%d", len(b.devices))))
+	ring, key, err := newRing(filepath.Join(b.work, fmt.Sprintf("sealing-%d", len(b.devices))))
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDevice(network, ring, key)
 	if err != nil {
 		return nil, err
 	}

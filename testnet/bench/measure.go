@@ -144,6 +144,16 @@ func round(v float64, digits int) float64 {
 	return math.Round(v*f) / f
 }
 
+// loadAverage is how many processes wanted to run in the last minute.
+func loadAverage() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	return first
+}
+
 // machine describes where the figures come from.
 func machine() string {
 	return fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())

@@ -17,7 +17,11 @@ func TestDeleteByHand(t *testing.T) {
 	t.Parallel()
 	network := identity.NewNetworkKey().ID()
 	dir := t.TempDir()
-	d, err := newDevice(network, filepath.Join(dir, "sealing"))
+	ring, key, err := newRing(filepath.Join(dir, "sealing"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := newDevice(network, ring, key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -135,7 +135,11 @@ func (c *conversation) talk(ctx context.Context, number int) error {
 	if c.scenario.Must.Direct || c.scenario.Disturb == MoveOne {
 		wait = patience
 	}
-	if err := c.keep(ctx, wait, c.isDirect); err != nil {
+	direct := func() bool {
+		c.run.Direct = c.isDirect()
+		return c.run.Direct
+	}
+	if err := c.keep(ctx, wait, direct); err != nil {
 		return err
 	}
 	if c.scenario.Disturb != None {
@@ -354,7 +358,6 @@ func (c *conversation) measure() {
 	if c.from == nil || r.ByDirect == 0 {
 		return
 	}
-	r.Direct = c.scenario.Disturb != None || c.isDirect()
 	if c.gates[0] == c.gates[1] {
 		if away := 2 * c.scenario.Topology.Path.Delay; fastest > away {
 			r.fail("messages are said to come directly, but the fastest took %v, as long as by a pillar", fastest)

@@ -11,7 +11,7 @@ import (
 // Run is what one run of a scenario showed. Times that do not apply are 0.
 type Run struct {
 	Number    int      `json:"number"`
-	Direct    bool     `json:"direct"`     // in the end, messages came directly in both directions
+	Direct    bool     `json:"direct"`     // the newest messages came directly, in both directions, before anything else happened
 	DirectMS  float64  `json:"direct_ms"`  // from the first send to the arrival of the first direct message
 	FirstMS   float64  `json:"first_ms"`   // how long the first message took
 	MostMS    float64  `json:"most_ms"`    // in what time 19 of 20 of the others arrived

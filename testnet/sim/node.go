@@ -95,6 +95,7 @@ func (n *node) live(ctx context.Context) {
 func (n *node) run(up, ctx context.Context) error {
 	disk := &nodeDisk{MemoryTable: n.table}
 	host := n.w.net.Host(peer.ID(n.device.ID()), "-")
+	host.Guard() // others come by circuits, which become direct after a while
 	defer host.Shutdown()
 	log := slog.New(slog.DiscardHandler)
 	if n.w.log != nil {
@@ -105,7 +106,7 @@ func (n *node) run(up, ctx context.Context) error {
 	n.mu.Unlock()
 	invited := overlay.Invitation{Pillars: []overlay.PillarAddr{n.w.pillars[0].given(), n.w.pillars[1].given()}}
 	core, err := overlay.NewNode(overlay.NodeConfig{Account: n.account, Device: n.device, Sealing: n.sealing, Table: disk,
-		Links: host, Peers: host, Network: network, Bootstrap: []overlay.Invitation{invited}, Name: n.name, Logger: log,
+		Links: host, Peers: host, Traversal: host, Presence: "anyone", Network: network, Bootstrap: []overlay.Invitation{invited}, Name: n.name, Logger: log,
 		Pin: func(id identity.NetworkID) error {
 			n.mu.Lock()
 			defer n.mu.Unlock()
