@@ -143,9 +143,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "node"), disk: newNodeDisk(cfg.Table), fatal: make(chan error, 1), upkeep: make(chan struct{}, 1)}
 	n.metrics = newNodeMetrics(cfg.Registerer)
-	if cfg.Registerer != nil {
-		cfg.Registerer.MustRegister(newPathCollector(n))
-	}
+	newPathCollector(n).register(cfg.Registerer)
 	n.events = newNodeEvents()
 	n.direct = newNodeDirect(n)
 	n.self = &nodeSelf{n: n}

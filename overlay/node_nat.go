@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,6 +48,22 @@ func newPathCollector(n *Node) *pathCollector {
 	return &pathCollector{n: n,
 		nat:   prometheus.NewDesc("obelisk_node_nat", "1 for how the NAT maps and filters UDP (RFC 4787), and for whether others reach this node uncalled.", []string{"property", "is"}, nil),
 		paths: prometheus.NewDesc("obelisk_node_contact_devices", "Devices of contacts by how they are reached: direct, relayed or none.", []string{"path"}, nil),
+	}
+}
+
+// register takes the place of an earlier node's.
+func (c *pathCollector) register(r prometheus.Registerer) {
+	if r == nil {
+		return
+	}
+	var exists prometheus.AlreadyRegisteredError
+	err := r.Register(c)
+	if errors.As(err, &exists) {
+		r.Unregister(exists.ExistingCollector)
+		err = r.Register(c)
+	}
+	if err != nil {
+		c.n.log.Warn("no metrics of paths", "err", err)
 	}
 }
 

@@ -2,8 +2,6 @@ package natlab
 
 import (
 	"context"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -18,10 +16,7 @@ func TestNetcheck(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts real processes; not with -short")
 	}
-	binary := filepath.Join(t.TempDir(), "obelisk")
-	if out, err := exec.Command("go", "build", "-o", binary, "github.com/obelisk-network/obelisk/cmd/obelisk").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	binary := build(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	l, err := Open(ctx, Topology{Pillars: 4, Public: []string{"open"}, Path: near, Speech: SpeakAll, Gateways: []Gateway{
@@ -101,6 +96,10 @@ func TestNetcheck(t *testing.T) {
 				if at := "/ip4/" + tt.seenAt + "/"; len(s.Addr) < len(at) || s.Addr[:len(at)] != at {
 					t.Errorf("seen at %s, want %s", s.Addr, at)
 				}
+			}
+			st, err := api.Status(ctx)
+			if err != nil || st.Reachability != tt.reachability {
+				t.Errorf("status says %s, %v", st.Reachability, err)
 			}
 			t.Logf("%s in %.0f ms; %s: %s; warnings %q", tt.place, c.TookMS, c.HolePunching, c.Why, c.Warnings)
 		})
