@@ -91,3 +91,11 @@ func FilteringOf(mapping overlay.NATBehaviour, knocks ...Knock) (overlay.NATBeha
 func KnockAt(ctx context.Context, to netip.AddrPort) (bool, error) {
 	return knock(ctx, netip.Addr{}, to)
 }
+
+// Telling is which of the addresses a host is seen at count.
+func Telling(seen ...string) (out []string) {
+	for _, s := range telling(seen, netip.MustParseAddr) {
+		out = append(out, s)
+	}
+	return out
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 	"github.com/multiformats/go-multistream"
 
 	"github.com/obelisk-network/obelisk/identity"
@@ -119,28 +120,87 @@ func (h *Host) Survey(ctx context.Context, pillars []SurveyPillar, transports bo
 			tcp = appendMapped(tcp, x.local, x.seen, x.remote)
 		}
 	}
-	s.TCPMapping = mappingOf(tcp, own)
+	s.TCPMapping = mappingOf(telling(tcp, mappedSeen), own)
 	return s
 }
 
 // askLines asks pillars about the socket that QUIC listens on.
-func (h *Host) askLines(ctx context.Context, pillars []SurveyPillar) (lines []*line, knocks []knocked) {
+func (h *Host) askLines(ctx context.Context, pillars []SurveyPillar) ([]*line, []knocked) {
+	lines := h.dialLines(ctx, h.connectedAt(), nil, surveyLines)
 	defer func() {
 		for _, l := range lines {
 			l.close()
 		}
 	}()
-	if lines = h.dialLines(ctx, h.connectedAt(), nil, surveyLines); len(lines) == 0 {
-		lines = h.dialLines(ctx, pillars, nil, 2)
+	add := func(pillars []SurveyPillar, n int) {
+		more := h.dialLines(ctx, pillars, lines, n)
+		h.askSeen(ctx, more)
+		lines = append(lines, more...)
 	}
-	if len(lines) == 0 {
-		return nil, nil
+	if h.askSeen(ctx, lines); len(lines) == 0 {
+		if add(pillars, 2); len(lines) == 0 {
+			return nil, nil
+		}
 	}
-	h.askSeen(ctx, lines)
-	knocks = h.haveKnocked(ctx, lines, pillars)
-	more := h.dialLines(ctx, pillars, lines, 2-addrsOf(lines))
-	h.askSeen(ctx, more)
-	return append(lines, more...), knocks
+	// Pillars in the same private network do not know the NAT to the internet.
+	if best := telling(lines, lineSeen); len(best) > 0 && !isPublic(lineSeen(best[0])) {
+		add(onInternet(pillars), 2)
+	}
+	best := telling(lines, lineSeen)
+	knocks := h.haveKnocked(ctx, best, pillars)
+	add(pillars, 2-addrsOf(best))
+	return telling(lines, lineSeen), knocks
+}
+
+// onInternet are pillars with only their public addresses.
+func onInternet(pillars []SurveyPillar) (out []SurveyPillar) {
+	for _, p := range pillars {
+		p.Addrs = slices.DeleteFunc(slices.Clone(p.Addrs), func(a multiaddr.Multiaddr) bool { return !manet.IsPublicAddr(a) })
+		out = append(out, p)
+	}
+	return out
+}
+
+// telling are those that say most: where this host is seen on the internet, if it
+// is anywhere, rather than in its private network, and of IPv4, where NATs are,
+// rather than IPv6.
+func telling[T any](all []T, seen func(T) netip.Addr) (out []T) {
+	worth := func(x T) (w int) {
+		ip := seen(x)
+		if isPublic(ip) {
+			w += 2
+		}
+		if ip.Is4() {
+			w++
+		}
+		return w
+	}
+	best := 0
+	for _, x := range all {
+		best = max(best, worth(x))
+	}
+	for _, x := range all {
+		if seen(x).IsValid() && worth(x) == best {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// lineSeen is invalid where the pillar did not say.
+func lineSeen(l *line) netip.Addr {
+	at, ok := quicAddr(l.seen)
+	if !ok {
+		return netip.Addr{}
+	}
+	return at.Addr()
+}
+
+func mappedSeen(m mapped) netip.Addr { return m.seen.Addr() }
+
+func isPublic(ip netip.Addr) bool {
+	a, err := manet.FromIP(ip.AsSlice())
+	return err == nil && manet.IsPublicAddr(a)
 }
 
 func appendMapped(all []mapped, local, seen, by multiaddr.Multiaddr) []mapped {

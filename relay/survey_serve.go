@@ -12,7 +12,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
@@ -252,12 +251,8 @@ func quicAddr(a multiaddr.Multiaddr) (netip.AddrPort, bool) {
 // mayKnockFor: public addresses, and those of networks that the pillar that asks
 // is in itself.
 func mayKnockFor(ip, pillar netip.Addr) bool {
-	a, err := manet.FromIP(ip.AsSlice())
-	if err != nil {
-		return false
-	}
 	switch {
-	case manet.IsPublicAddr(a):
+	case isPublic(ip):
 		return true
 	case ip.IsLoopback():
 		return pillar.IsLoopback()
