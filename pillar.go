@@ -310,6 +310,14 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}); err != nil {
 		return err
 	}
+	told := newPillarCollector(p)
+	if err := p.cfg.Registry.Register(told); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	p.life.onStop("metrics", func() error {
+		p.cfg.Registry.Unregister(told)
+		return nil
+	})
 	if err := p.startAdmin(); err != nil {
 		return err
 	}
