@@ -547,8 +547,8 @@ func (p *Pillar) Checks() (health, ready []admin.Check) {
 		admin.Check{Name: "clock", OK: skewOK, Detail: clock},
 		admin.Check{Name: "admitted", OK: standing, Detail: when(!standing, string(s.Standing))},
 		admin.Check{Name: "peers", OK: !alone, Detail: when(alone, "other pillars are known and none is connected")},
-		admin.Check{Name: "reachable", OK: alone || reachable, Detail: when(!reachable, "a home pillar, and no public pillar relays for it")},
-		admin.Check{Name: "caught_up", OK: alone || !s.CatchingUp, Detail: when(s.CatchingUp, "what the other pillars had at the start is still coming")},
+		admin.Check{Name: "reachable", OK: alone || reachable, Detail: when(!reachable && !alone, "a home pillar, and no public pillar relays for it")},
+		admin.Check{Name: "caught_up", OK: alone || !s.CatchingUp, Detail: when(s.CatchingUp && !alone, "what the other pillars had at the start is still coming")},
 	)
 	return health, ready
 }
