@@ -21,10 +21,10 @@ const (
 	deepAllowed  = 30 * time.Second // and that one pillar may begin here
 	wholeEvery   = 5 * time.Minute  // the same for those over whole IDs, which read the disk
 	wholeAllowed = 4 * time.Minute
-	roundsBurst  = 10          // rounds a pillar may begin here at once,
-	roundsRefill = time.Second // and one more each such time
-	maxHosted    = 16          // rounds whose sketch is kept for the other side
-	owedRounds   = 5           // rounds in a row in which a pillar does not give what it claims
+	roundsBurst  = 10 // rounds a pillar may begin here at once,
+	roundsRate   = 1  // and so many a second in the long run
+	maxHosted    = 16 // rounds whose sketch is kept for the other side
+	owedRounds   = 5  // rounds in a row in which a pillar does not give what it claims
 )
 
 // Offences of the audit.
@@ -71,9 +71,8 @@ type auditTrack struct {
 
 	deepBegun, deepHosted   time.Time
 	wholeBegun, wholeHosted time.Time
-	puzzled                 bool    // a deep round found nothing where sums differ
-	tokens                  float64 // of rounds it may begin
-	tokensAt                time.Time
+	puzzled                 bool           // a deep round found nothing where sums differ
+	rounds                  overlay.Tokens // of those it may begin
 }
 
 func newAudit(m *Mesh) *audit {
@@ -85,7 +84,7 @@ func newAudit(m *Mesh) *audit {
 func (a *audit) track(p peer.ID) *auditTrack {
 	t := a.peers[p]
 	if t == nil {
-		t = &auditTrack{tokens: roundsBurst, tokensAt: time.Now()}
+		t = new(auditTrack)
 		a.peers[p] = t
 	}
 	return t

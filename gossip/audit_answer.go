@@ -99,17 +99,9 @@ func (h *host) answer(ctx context.Context, q heard) overlay.Message {
 
 // allow takes a round off what the pillar may begin.
 func (a *audit) allow(h *host) bool {
-	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	t := a.track(h.s.peer)
-	t.tokens = min(roundsBurst, t.tokens+float64(now.Sub(t.tokensAt))/float64(roundsRefill))
-	t.tokensAt = now
-	if t.tokens < 1 {
-		return false
-	}
-	t.tokens--
-	return true
+	return a.track(h.s.peer).rounds.Take(time.Now(), roundsBurst, roundsRate) == 0
 }
 
 func (h *host) answerRoot(msg *overlay.Root) overlay.Message {

@@ -55,6 +55,7 @@ func (r *round) reconcile(ctx context.Context, first *overlay.Cells) error {
 // decode feeds d until it is done.
 func (r *round) decode(ctx context.Context, first *overlay.Cells, mine *sketch.Sketch, d *sketch.Decoder) error {
 	want := sketch.CellsFor(countsApart(r.sent.Count, r.count))
+	var all []sketch.Cell // of the difference
 	for questions := 0; !d.Done(); questions++ {
 		if questions == maxQuestions {
 			return r.fault(faultCells, "cells without end")
@@ -85,17 +86,15 @@ func (r *round) decode(ctx context.Context, first *overlay.Cells, mine *sketch.S
 			r.m.scores.offend(r.s.peer, faultCells)
 			return errDeep
 		}
-		if at == 0 {
-			r.guess = sketch.Estimate(diff)
-			want = sketch.CellsFor(r.guess)
-		}
-		if want = max(want, d.Len()*3/2); d.Done() {
+		if d.Done() {
 			break
 		}
+		all = append(all, diff...)
+		r.guess = sketch.Estimate(all)
 		if r.guess > deepAbove || d.Len() >= sketchCells {
 			return errDeep
 		}
-		want = min(want, sketchCells)
+		want = min(sketch.Next(all), sketchCells)
 	}
 	return nil
 }

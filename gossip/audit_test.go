@@ -124,7 +124,7 @@ func TestRoundRepairs(t *testing.T) {
 		{"one is missing here", 2000, 0, 1, 2, 600},
 		{"one is missing there", 2000, 1, 0, 2, 600},
 		{"one on each side", 2000, 1, 1, 2, 650},
-		{"some scattered", 2000, 20, 30, 4, 2600},
+		{"some scattered", 2000, 20, 30, 5, 3000},
 		{"a thousand scattered", 2000, 500, 500, 6, 40_000},
 		{"all are missing here", 0, 0, 300, 4, 12_000},
 		{"all are missing there", 0, 300, 0, 4, 12_000},

@@ -16,8 +16,9 @@ import (
 const (
 	traceWait     = 2 * time.Second // for all pillars to say where a record is
 	compareTime   = 3 * time.Minute // for a comparison that another pillar makes
-	compareEvery  = time.Second     // between comparisons that one pillar asks for
-	compareBurst  = 10              // asked for at once
+	compareBurst  = 10              // comparisons that one pillar asks for at once,
+	compareRate   = 1               // and a second in the long run
+	compareLater  = time.Second     // when to come again
 	comparesAsked = 2               // of other pillars' made here at once
 	repairRounds  = 8               // rounds of one repair
 
@@ -254,39 +255,26 @@ type compares struct {
 	slots chan struct{} // a value for each that is made now
 
 	mu     sync.Mutex
-	tokens map[peer.ID]*bucket // guarded by mu
-}
-
-// bucket refills by one every compareEvery up to compareBurst.
-type bucket struct {
-	tokens float64
-	at     time.Time
+	tokens map[peer.ID]*overlay.Tokens // guarded by mu
 }
 
 func newCompares(m *Mesh) *compares {
-	return &compares{m: m, slots: make(chan struct{}, comparesAsked), tokens: map[peer.ID]*bucket{}}
+	return &compares{m: m, slots: make(chan struct{}, comparesAsked), tokens: map[peer.ID]*overlay.Tokens{}}
 }
 
 // allow takes a comparison off what p may ask for.
 func (c *compares) allow(p peer.ID) bool {
-	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b := c.tokens[p]
-	if b == nil {
+	t := c.tokens[p]
+	if t == nil {
 		if len(c.tokens) >= maxScores {
 			clear(c.tokens)
 		}
-		b = &bucket{compareBurst, now}
-		c.tokens[p] = b
+		t = new(overlay.Tokens)
+		c.tokens[p] = t
 	}
-	b.tokens = min(compareBurst, b.tokens+float64(now.Sub(b.at))/float64(compareEvery))
-	b.at = now
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
+	return t.Take(time.Now(), compareBurst, compareRate) == 0
 }
 
 // serve answers a Compare in a goroutine of its own. It never blocks.
@@ -294,13 +282,13 @@ func (c *compares) serve(s *session, q *overlay.Compare) {
 	refuse := func(e *overlay.Error) { s.post(&overlay.Compared{N: q.N, Err: e}) }
 	if !c.allow(s.peer) {
 		c.m.scores.offend(s.peer, faultCompare)
-		refuse(&overlay.Error{Code: overlay.CodeBusy, Text: "too many comparisons are asked for", Retry: compareEvery})
+		refuse(&overlay.Error{Code: overlay.CodeBusy, Text: "too many comparisons are asked for", Retry: compareLater})
 		return
 	}
 	select {
 	case c.slots <- struct{}{}:
 	default:
-		refuse(&overlay.Error{Code: overlay.CodeBusy, Text: "comparisons are made for others", Retry: compareEvery})
+		refuse(&overlay.Error{Code: overlay.CodeBusy, Text: "comparisons are made for others", Retry: compareLater})
 		return
 	}
 	ok := c.m.spawn(func(ctx context.Context) {

@@ -310,6 +310,30 @@ func TestNodeWrongNetwork(t *testing.T) {
 	})
 }
 
+// TestPillarsChanged: whoever keeps reservations is told of every pillar that the
+// node begins to work with.
+func TestPillarsChanged(t *testing.T) {
+	bubble(t, 3, func(t *testing.T, c *fakeCluster) {
+		told := make(chan struct{}, 100)
+		n := newNodeHome(t, c.net).start(c.addrs(), func(cfg *overlay.NodeConfig) {
+			cfg.PillarsChanged = func() { told <- struct{}{} }
+		})
+		until(t, "a standby", func() bool { return n.Status().Standby != "" })
+		if len(told) < 2 {
+			t.Errorf("told %d times of an active pillar and a standby", len(told))
+		}
+		old := n.Status()
+		for len(told) > 0 {
+			<-told
+		}
+		lose(c, old.Pillar, "killed")
+		until(t, "another standby", func() bool { st := n.Status(); return st.Pillar == old.Standby && st.Standby != "" })
+		if len(told) < 2 {
+			t.Errorf("told %d times of another active pillar and another standby", len(told))
+		}
+	})
+}
+
 // TestNodeFailover kills and silences the active pillar while messages flow.
 func TestNodeFailover(t *testing.T) {
 	for _, how := range []string{"killed", "silent", "sent away"} {

@@ -54,9 +54,9 @@ import (
 // are sent to a packet writer and one that reads the answer on its stream; for
 // each that packets come from over QUIC one that reads its datagrams; one that
 // measures round-trip times; one that upgrades circuits, and at most sixteen
-// attempts of it; one that reads what identify finds out; one that closes
-// borrowed connections. Shutdown waits for
-// all of them.
+// attempts of it; one that reads what identify finds out; after an attempt that
+// failed two for each of a few pillars, which ask it where it sees the host; one
+// that closes borrowed connections. Shutdown waits for all of them.
 type Host struct {
 	cfg     Config
 	log     *slog.Logger

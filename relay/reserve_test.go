@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -197,4 +198,39 @@ func TestKeepReserved(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("KeepReserved: %v", err)
 	}
+}
+
+// A pillar that is wanted only after it was connected is asked as soon as
+// Reconsider says so, not when the list is looked at anyway, seconds later.
+func TestReconsider(t *testing.T) {
+	pillar := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
+	n := newHost(t, relay.Config{})
+	looked := make(chan struct{}, 100)
+	var wanted atomic.Bool
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- n.KeepReserved(ctx, func() []peer.ID {
+			looked <- struct{}{}
+			if wanted.Load() {
+				return []peer.ID{pillar.Self()}
+			}
+			return nil
+		})
+	}()
+	if err := n.Connect(within(t), pillar.Self(), pillar.Addrs()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // at the begin, and for the connection
+		<-looked
+	}
+	wanted.Store(true)
+	n.Reconsider()
+	begun := time.Now()
+	eventually(t, func() bool { return !n.ReservedUntil(pillar.Self()).IsZero() })
+	if took := time.Since(begun); took > 4*time.Second {
+		t.Errorf("reserved after %v", took)
+	}
+	cancel()
+	<-done
 }

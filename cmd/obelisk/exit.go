@@ -56,7 +56,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, admin.ErrNotRunning), errors.Is(err, obelisk.ErrNotRunning), errors.Is(err, obelisk.ErrLocked):
 		return exitNotRunning
-	case errors.Is(err, obelisk.ErrNotAdmitted), errors.Is(err, identity.ErrTooOpen):
+	case errors.Is(err, obelisk.ErrNotAdmitted), errors.Is(err, identity.ErrTooOpen), errors.Is(err, obelisk.ErrPassphrase):
 		return exitRefused
 	case errors.As(err, &refusal):
 		return codeExit(refusal.Code)

@@ -10,7 +10,7 @@ import (
 )
 
 func newID(a *app) *cobra.Command {
-	return group("id", "Who a data directory belongs to", newIDShow(a), newIDLink(a))
+	return group("id", "Who a data directory belongs to", newIDShow(a), newIDLink(a), newIDExport(a), newIDImport(a))
 }
 
 // nodeIdentity and pillarIdentity are id show --json.

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 //
 //	start NAME ARGS…     run obelisk in the background until it prints its first
 //	                     line, to NAME.out; its standard error goes to NAME.err
-//	stop NAME            SIGTERM, and it must exit 0
+//	end NAME             SIGTERM, and it must exit 0 (stop is testscript's own: it ends the script)
 //	ended NAME           it exits 0 by itself
 //	until REGEXP ARGS…   obelisk ARGS prints something that matches, sooner or later
 //	set VAR FILE REGEXP  $VAR = the group of REGEXP in FILE (stdout: the last output)
@@ -45,6 +45,15 @@ func TestMain(m *testing.M) {
 //	exit CODE ARGS…      obelisk ARGS exits with CODE; its output is checked with
 //	                     stdout and stderr as after exec
 func TestScripts(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatal("no scripts: ", err)
+	}
+	for _, name := range scripts {
+		if b, err := os.ReadFile(name); err != nil || regexp.MustCompile(`(?m)^stop\b`).Match(b) {
+			t.Errorf("%s: stop ends a script early and passes it: end NAME ends a process (%v)", name, err)
+		}
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                "testdata/script",
 		RequireUniqueNames: true,
@@ -57,7 +66,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "stop": stop, "ended": ended, "until": until, "set": set, "mode": mode, "cert": cert, "exit": exit,
+			"start": start, "end": end, "ended": ended, "until": until, "set": set, "mode": mode, "cert": cert, "exit": exit,
 			"browse": browser,
 		},
 	})
@@ -129,9 +138,9 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func stop(ts *testscript.TestScript, neg bool, args []string) {
+func end(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
-		ts.Fatalf("usage: stop name")
+		ts.Fatalf("usage: end name")
 	}
 	p := started(ts)[args[0]]
 	if p == nil {

@@ -323,6 +323,48 @@ func TestEstimate(t *testing.T) {
 	}
 }
 
+// TestNext wants differences of all sizes decoded with few questions and not many
+// more cells than they need, however the first guess turns out. Two symbols that
+// are in the same cells for long make a small difference need many: one in some
+// hundred.
+func TestNext(t *testing.T) {
+	r := newRandom(8)
+	for _, c := range []struct{ d, runs, most int }{{20, 400, 110}, {50, 400, 210}, {300, 200, 700}, {1000, 200, 2000}, {5000, 10, 9000}} {
+		many, over, worst, questions := 0, 0, 0, 0
+		for range c.runs {
+			key, symbols := r.key(), r.symbols(c.d)
+			room := 4*c.d + 300
+			diff := sketch.Diff(sketchOf(key, room, symbols[:c.d/2]).Cells(0, room), sketchOf(key, room, symbols[c.d/2:]).Cells(0, room))
+			d := sketch.NewDecoder(key, room)
+			asked := 1
+			for next := 24; ; asked++ {
+				if next <= d.Len() || next > room {
+					t.Fatalf("%d differences: to cell %d after %d", c.d, next, d.Len())
+				}
+				if err := d.Feed(diff[d.Len():next]); err != nil {
+					t.Fatal(err)
+				}
+				if d.Done() {
+					break
+				}
+				next = sketch.Next(diff[:d.Len()])
+			}
+			worst, questions = max(worst, d.Len()), max(questions, asked)
+			if asked > 3 {
+				many++
+			}
+			if d.Len() > c.most {
+				over++
+			}
+		}
+		t.Logf("%5d differences: at most %d cells and %d questions; of %d runs %d with more than three, %d with more than %d cells",
+			c.d, worst, questions, c.runs, many, over, c.most)
+		if many*10 > c.runs || over*100 > c.runs {
+			t.Errorf("%d differences: of %d runs %d with more than three questions, %d with more than %d cells", c.d, c.runs, many, over, c.most)
+		}
+	}
+}
+
 func FuzzDecoder(f *testing.F) {
 	key := newRandom(7).key()
 	add := func(cells []sketch.Cell) { f.Add(sketch.AppendCells(nil, cells, 0, 0), uint8(3)) }

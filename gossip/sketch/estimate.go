@@ -29,3 +29,15 @@ func CellsFor(d int) int {
 	d = max(d, 0)
 	return d + d/2 + 3*int(math.Sqrt(float64(d))) + 6
 }
+
+// Next returns up to how many cells to go on when those of diff, the first ones
+// of a difference, did not suffice. A guess from few cells can be off by a factor
+// of two, and cells that turn out not to be needed cost the most: so the next ones
+// are half of what it calls for, after which it is good within a few percent.
+func Next(diff []Cell) int {
+	want := CellsFor(Estimate(diff))
+	if 8*len(diff) < want {
+		return want / 2
+	}
+	return max(want, len(diff)+len(diff)/3+24)
+}
