@@ -456,6 +456,9 @@ func (c *committer) publish(done *Committed) {
 		}
 		p.mailboxes.note(rec)
 	}
+	if len(c.own.Entries) > 0 {
+		p.copies.committed(c.own.State.Log, c.own.State.Seq)
+	}
 	if len(event.Logs)+len(event.New)+len(event.Dropped)+len(event.Gone) > 0 {
 		p.mesh.Committed(event)
 	}
@@ -483,6 +486,9 @@ func (c *committer) answer() {
 				p.refuseChunk(ch)
 			} else {
 				p.copies.answerAll(ch, c.commit.Records)
+				if !ch.since.IsZero() && len(ch.subs) > 0 {
+					p.metrics.ackTook.Observe(time.Since(ch.since).Seconds())
+				}
 			}
 			for j := range ch.subs {
 				p.finish(&ch.subs[j])

@@ -58,15 +58,16 @@ type submitJob struct {
 	concern uint64
 	records [][]byte
 	bytes   int
+	since   time.Time // it came
 }
 
 // submit is step 1.
 func (s *pillarSession) submit(m *Submit) {
 	p := s.p
-	first := m.First
+	first, since := m.First, time.Now()
 	for records := m.Records; len(records) > 0; {
 		n := min(len(records), chunkRecords)
-		job := submitJob{s: s, first: first, concern: m.Concern, records: records[:n]}
+		job := submitJob{s: s, first: first, concern: m.Concern, records: records[:n], since: since}
 		records, first = records[n:], first+uint64(n)
 		for _, raw := range job.records {
 			job.bytes += len(raw)
@@ -140,6 +141,7 @@ type chunk struct {
 	// forgets is the pillar's count of forgetting commits before that.
 	forgets uint64
 	bytes   int
+	since   time.Time     // its first submission came
 	done    chan struct{} // one token once it is verified
 }
 
@@ -156,7 +158,7 @@ func (p *Pillar) release(ch *chunk) {
 	clear(ch.recs)
 	clear(ch.errs)
 	ch.subs, ch.recs, ch.errs, ch.refs, ch.index = ch.subs[:0], ch.recs[:0], ch.errs[:0], ch.refs[:0], ch.index[:0]
-	ch.local, ch.bytes = 0, 0
+	ch.local, ch.bytes, ch.since = 0, 0, time.Time{}
 	select {
 	case <-ch.done:
 	default:
@@ -169,6 +171,9 @@ func (ch *chunk) add(job *submitJob) {
 		ch.subs = append(ch.subs, submission{s: job.s, n: job.first + uint64(i), concern: job.concern, raw: raw})
 	}
 	ch.bytes += job.bytes
+	if ch.since.IsZero() {
+		ch.since = job.since
+	}
 	job.s.share.submits.Add(-1)
 	job.s.share.wake()
 }
