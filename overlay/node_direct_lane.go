@@ -206,7 +206,7 @@ func (l *directLane) send(ctx context.Context, s *directStream) error {
 func (l *directLane) take(s *directStream) ([]inFlight, error) {
 	p, d := l.p, l.p.d
 	s.mu.Lock()
-	room := directWindow - len(s.flight)
+	room := max(0, directWindow-len(s.flight)) // epochs may go over it
 	if s.bytes >= directWindowBytes {
 		room = 0
 	}
