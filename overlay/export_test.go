@@ -132,7 +132,11 @@ func (r *LaneRig) Send() (int, error) {
 	if err := r.Take(); err != nil {
 		return 0, err
 	}
-	return len(r.taken), r.s.deliver(r.taken)
+	if err := r.s.deliver(r.taken); err != nil {
+		return 0, err
+	}
+	r.l.written(r.s)
+	return len(r.taken), nil
 }
 
 // Answer has the device answer n records.

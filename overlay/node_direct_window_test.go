@@ -32,3 +32,16 @@ func TestDirectWindowOfEpochs(t *testing.T) {
 		}
 	}
 }
+
+// TestDirectSettlesWhatWasSent: an answer that comes while a batch is about to be
+// written says nothing about that batch: it goes again should the stream end now.
+func TestDirectSettlesWhatWasSent(t *testing.T) {
+	lane := overlay.NewLaneRig(10)
+	if err := lane.Take(); err != nil {
+		t.Fatal(err)
+	}
+	lane.Settle()
+	if acked := lane.Acked(); acked != 0 {
+		t.Fatalf("%d records count as answered, and none was sent", acked)
+	}
+}
