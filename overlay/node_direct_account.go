@@ -60,7 +60,7 @@ type directAccount struct {
 // offer takes a record, or leaves it to the pillars. d.mu is held.
 func (p *directAccount) offer(item directItem) {
 	d := p.d
-	guest := d.guestOf(p.account)
+	guest := d.guestsOf(p.account) > 0
 	receipt := item.kind == KindReceipt && !item.only
 	switch {
 	case receipt && !guest && len(p.lanes) == 0: // not worth a search

@@ -18,6 +18,7 @@ const (
 	maxGreeting      = 64 // streams before their Hello, of all
 	maxGreetingPeer  = 4  // and of one device
 	maxGuests        = 128
+	maxGuestsAccount = 16               // of one account, which can make up devices
 	guestIdle        = 10 * time.Minute // between frames
 	guestStall       = 20 * time.Second // between bytes of a frame
 	guestFrameIn     = 2 * time.Minute  // for a whole frame
@@ -232,6 +233,9 @@ func (d *nodeDirect) hear(stream Stream) (*directGuest, error) {
 	case old == nil && len(d.guests) >= maxGuests:
 		d.mu.Unlock()
 		return nil, Refuse(CodeBusy, "too many devices deliver here")
+	case old == nil && d.guestsOf(h.Account) >= maxGuestsAccount:
+		d.mu.Unlock()
+		return nil, Refuse(CodeBusy, "too many devices of this account deliver here")
 	case old != nil: // the device has found a better path, or lost the old one
 		g.records, g.bytes = old.records, old.bytes
 		old.replaced()

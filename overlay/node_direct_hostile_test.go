@@ -221,57 +221,6 @@ func TestDirectHelloRefusals(t *testing.T) {
 	})
 }
 
-// remove has the account remove the device.
-func (d *rawDevice) remove() {
-	d.r.t.Helper()
-	now := millis(time.Now())
-	info := overlay.AccountInfo{Counter: now, Removed: []overlay.DeviceSerial{{Device: d.key.ID(), Serial: 1}}}
-	draft := overlay.Draft{Kind: overlay.KindAccount, Author: string(d.account.ID()), Created: now, Expires: now + overlay.DayMillis, Bin: info.Append(nil)}
-	rec, err := draft.Sign(d.r.id, d.account)
-	d.r.take(nil, must(d.r.t, rec, err).Raw)
-	time.Sleep(2 * time.Minute) // the directory is read
-}
-
-// TestDirectRemovedMeanwhile: an open stream is no way around a removal.
-func TestDirectRemovedMeanwhile(t *testing.T) {
-	directBubble(t, 1, func(t *testing.T, r *directRig) {
-		d := r.rawContact(r.node(newNodeHome(t, r.net))).greet()
-		d.send(&overlay.Deliver{First: 1, Records: [][]byte{d.record(nil)}})
-		d.lines(1)
-		d.remove()
-		d.send(&overlay.Deliver{First: 2, Records: [][]byte{d.record(nil)}})
-		if m, err := d.read(); err == nil {
-			t.Fatalf("a removed device is answered %+v", m)
-		}
-	})
-}
-
-// TestDirectBlockedMeanwhile: a contact that is blocked, or removed, loses its
-// connection, by which it would see when the user is there, and gets no new one.
-func TestDirectBlockedMeanwhile(t *testing.T) {
-	for name, block := range map[string]func(n *testNode, who string) error{
-		"blocked": func(n *testNode, who string) error { return n.BlockContact(who, true) },
-		"removed": func(n *testNode, who string) error { return n.RemoveContact(who) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			directBubble(t, 1, func(t *testing.T, r *directRig) {
-				bob := r.node(newNodeHome(t, r.net))
-				d := r.rawContact(bob).greet()
-				if err := block(bob, d.account.ID().String()); err != nil {
-					t.Fatal(err)
-				}
-				d.ended(time.Second)
-				if _, ok := d.host.Info(bob.host.Self()); ok {
-					t.Error("still connected")
-				}
-				if err := d.host.DialThrough(t.Context(), peerID(bob), r.addrs()); err == nil {
-					t.Error("let in again")
-				}
-			})
-		})
-	}
-}
-
 // TestDirectViolations: a device that does what none of ours does is cut off and
 // not listened to for a minute; nothing of it is kept.
 func TestDirectViolations(t *testing.T) {
