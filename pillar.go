@@ -2,7 +2,6 @@ package obelisk
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -159,6 +158,8 @@ type Pillar struct {
 	network   identity.NetworkID
 	started   time.Time
 	admin     string // where the admin port listens; "" if it does not
+	opening   *admin.Opening
+	access    admin.Config
 	leaving   sync.Mutex
 }
 
@@ -175,8 +176,8 @@ type Pillar struct {
 //	        ▲                   │      Replica │    │ Mesh
 //	        └──────────── gossip.Mesh ─────────┘◄───┘
 //
-// Started: lock, keys, store, host, listening, pillar, mesh, admin port,
-// run.json; stopped in the reverse order.
+// Started: lock, keys, admin port (alive, not ready), store, host, listening,
+// pillar, mesh, what the admin port shows, run.json; stopped in the reverse order.
 func OpenPillar(ctx context.Context, cfg PillarConfig) (*Pillar, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -227,6 +228,9 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}
 	member, err := p.dir.findMembership(&p.cfg, key.ID(), invitations)
 	if err != nil {
+		return err
+	}
+	if err := p.listenAdmin(); err != nil {
 		return err
 	}
 	records, err := store.OpenPebble(store.PebbleConfig{Dir: p.dir.file(dirStore), Memory: p.cfg.Memory / 2, Logger: p.log})
@@ -318,9 +322,7 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 		p.cfg.Registry.Unregister(told)
 		return nil
 	})
-	if err := p.startAdmin(); err != nil {
-		return err
-	}
+	p.startAdmin()
 	if p.home != nil {
 		p.awaitReach(ctx)
 	}
@@ -354,42 +356,6 @@ func (p *Pillar) relayUser(id peer.ID) relay.RelayUser {
 		return relay.RelayUser{Class: relay.RelayHomePillar}
 	}
 	return relay.RelayUser{Class: relay.RelayPillar}
-}
-
-func (p *Pillar) startAdmin() error {
-	if p.cfg.Admin == "" {
-		return nil
-	}
-	token, err := admin.LoadOrCreateToken(p.dir.file(fileToken))
-	if err != nil {
-		return err
-	}
-	actions, err := admin.OpenActionLog(p.dir.file(fileActions))
-	if err != nil {
-		return err
-	}
-	p.life.onStop("audit log", actions.Close)
-	ln, err := admin.Listen(p.cfg.Admin)
-	if err != nil {
-		return err
-	}
-	p.admin = admin.ListenAddr(ln)
-	host, _, _ := net.SplitHostPort(p.cfg.Admin)
-	if p.cfg.AdminTLSCert != "" {
-		cert, err := tls.LoadX509KeyPair(p.cfg.AdminTLSCert, p.cfg.AdminTLSKey)
-		if err != nil {
-			ln.Close()
-			return fmt.Errorf("admin certificate: %w", err)
-		}
-		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
-		p.admin = "https://" + p.admin
-	}
-	watch := admin.NewWatch(p, p.cfg.Registry)
-	p.life.run("watch", watch.Run)
-	h := admin.NewPillarHandler(p, p.cfg.Registry, admin.Config{Token: token, Hosts: []string{host}, Actions: actions,
-		Watch: watch, Logger: p.log.With("component", "admin")})
-	p.life.run("admin port", func(ctx context.Context) error { return admin.Serve(ctx, ln, h, p.log) })
-	return nil
 }
 
 func (p *Pillar) runInfo() *RunInfo {
@@ -529,53 +495,6 @@ func (p *Pillar) Status() PillarStatus {
 		}
 	}
 	return out
-}
-
-// Checks is what /healthz and /readyz answer.
-func (p *Pillar) Checks() (health, ready []admin.Check) {
-	s := p.core.Status()
-	health = []admin.Check{{Name: "store", OK: s.Failed == nil, Detail: textOf(s.Failed)}}
-	skewOK := s.ClockSkew.Abs() <= 30*time.Second
-	standing := s.Standing == overlay.StandingAdmitted
-	alone := p.core.Roster().Living(uint64(time.Now().UnixMilli())) > 1 && !p.hasAny()
-	reachable := p.home == nil || len(p.cfg.Announce) > 0 || len(p.home.relays()) > 0
-	clock := s.ClockText
-	if clock == "" {
-		clock = when(!skewOK, fmt.Sprintf("%s off its peers", s.ClockSkew))
-	}
-	ready = append(append([]admin.Check(nil), health...),
-		admin.Check{Name: "space", OK: !s.Full, Detail: when(s.Full, "the disk or the store's limit is reached")},
-		admin.Check{Name: "accepting", OK: !s.Draining, Detail: when(s.Draining, "draining")},
-		admin.Check{Name: "clock", OK: skewOK, Detail: clock},
-		admin.Check{Name: "admitted", OK: standing, Detail: when(!standing, string(s.Standing))},
-		admin.Check{Name: "peers", OK: !alone, Detail: when(alone, "other pillars are known and none is connected")},
-		admin.Check{Name: "reachable", OK: alone || reachable, Detail: when(!reachable && !alone, "a home pillar, and no public pillar relays for it")},
-		admin.Check{Name: "caught_up", OK: alone || !s.CatchingUp, Detail: when(s.CatchingUp && !alone, "what the other pillars had at the start is still coming")},
-	)
-	return health, ready
-}
-
-func textOf(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
-}
-
-func when(is bool, text string) string {
-	if is {
-		return text
-	}
-	return ""
-}
-
-func (p *Pillar) hasAny() bool {
-	for _, o := range p.mesh.Pillars() {
-		if present(&o) {
-			return true
-		}
-	}
-	return false
 }
 
 // Done is closed when the pillar has stopped.

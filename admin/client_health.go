@@ -16,8 +16,7 @@ func (p *PillarClient) Health(ctx context.Context) (checks []Check, ok bool, err
 }
 
 // Ready is GET /readyz: whether the pillar should be given work, check by check.
-// A check that fails is no error; that the port does not answer, as long as the
-// store opens, is ErrNotRunning.
+// A check that fails is no error.
 func (p *PillarClient) Ready(ctx context.Context) (checks []Check, ok bool, err error) {
 	return p.c.checks(ctx, "/readyz")
 }
