@@ -310,6 +310,14 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}); err != nil {
 		return err
 	}
+	told := newPillarCollector(p)
+	if err := p.cfg.Registry.Register(told); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	p.life.onStop("metrics", func() error {
+		p.cfg.Registry.Unregister(told)
+		return nil
+	})
 	if err := p.startAdmin(); err != nil {
 		return err
 	}
@@ -376,8 +384,10 @@ func (p *Pillar) startAdmin() error {
 		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 		p.admin = "https://" + p.admin
 	}
+	watch := admin.NewWatch(p, p.cfg.Registry)
+	p.life.run("watch", watch.Run)
 	h := admin.NewPillarHandler(p, p.cfg.Registry, admin.Config{Token: token, Hosts: []string{host}, Actions: actions,
-		Logger: p.log.With("component", "admin")})
+		Watch: watch, Logger: p.log.With("component", "admin")})
 	p.life.run("admin port", func(ctx context.Context) error { return admin.Serve(ctx, ln, h, p.log) })
 	return nil
 }
@@ -499,7 +509,7 @@ func (p *Pillar) Status() PillarStatus {
 	s := p.core.Status()
 	others := p.mesh.Pillars()
 	out := PillarStatus{
-		Role: RolePillar.String(), ID: p.ID().String(), Network: p.network.String(), Version: p.cfg.Version,
+		Role: RolePillar.String(), ID: p.ID().String(), Name: p.cfg.Name, Network: p.network.String(), Version: p.cfg.Version,
 		Started: p.started.UTC(), UptimeS: int64(time.Since(p.started).Seconds()), Listen: p.Listen(),
 		Records: s.Records, Mailboxes: s.Mailboxes, StoreBytes: dirSize(p.dir.file(dirStore)), NodesConnected: s.NodesConnected,
 		RelayedCircuits: p.host.Circuits(), PillarsAlive: 1, Converged: p.core.Converged(others),
@@ -539,8 +549,8 @@ func (p *Pillar) Checks() (health, ready []admin.Check) {
 		admin.Check{Name: "clock", OK: skewOK, Detail: clock},
 		admin.Check{Name: "admitted", OK: standing, Detail: when(!standing, string(s.Standing))},
 		admin.Check{Name: "peers", OK: !alone, Detail: when(alone, "other pillars are known and none is connected")},
-		admin.Check{Name: "reachable", OK: alone || reachable, Detail: when(!reachable, "a home pillar, and no public pillar relays for it")},
-		admin.Check{Name: "caught_up", OK: alone || !s.CatchingUp, Detail: when(s.CatchingUp, "what the other pillars had at the start is still coming")},
+		admin.Check{Name: "reachable", OK: alone || reachable, Detail: when(!reachable && !alone, "a home pillar, and no public pillar relays for it")},
+		admin.Check{Name: "caught_up", OK: alone || !s.CatchingUp, Detail: when(s.CatchingUp && !alone, "what the other pillars had at the start is still coming")},
 	)
 	return health, ready
 }

@@ -49,6 +49,27 @@ func (e *eventStreams) after(id string) uint64 {
 	return n
 }
 
+// beginEvents answers with a stream of server-sent events. write sends whole
+// ones, and gives the stream time for the next; it may be called from several
+// goroutines.
+func beginEvents(w http.ResponseWriter) (write func(text string) error, err error) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	var mu sync.Mutex // one event or comment at a time
+	flush := http.NewResponseController(w)
+	write = func(text string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		allow(w, requestTime)
+		if _, err := fmt.Fprint(w, text); err != nil {
+			return err
+		}
+		return flush.Flush()
+	}
+	return write, write(": obelisk\n\n")
+}
+
 // streamEvents is GET /v1/events, server-sent events: "id: <run>.<seq>",
 // "event: <kind>", "data: <Event as JSON>". A stream that cannot go on exactly
 // after Last-Event-ID begins with a resync event: whoever reads it reads
@@ -60,23 +81,9 @@ func (a *nodeAPI) streamEvents(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return overlay.Refuse(overlay.CodeBusy, "%d streams of events are open already", maxStreams)
 	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(http.StatusOK)
-
-	var mu sync.Mutex // one event or comment at a time
-	flush := http.NewResponseController(w)
-	write := func(text string) error {
-		mu.Lock()
-		defer mu.Unlock()
-		allow(w, requestTime)
-		if _, err := fmt.Fprint(w, text); err != nil {
-			return err
-		}
-		return flush.Flush()
-	}
-	if write(": obelisk\n\n") != nil {
-		return nil
+	write, err := beginEvents(w)
+	if err != nil {
+		return nil // it went away
 	}
 	beats := make(chan struct{})
 	defer func() { <-beats }()

@@ -78,6 +78,12 @@ func (f *Front) handler() http.Handler {
 				r.Out.Header.Set("Authorization", "Bearer "+f.client.target.Token)
 			}
 		},
+		ModifyResponse: func(resp *http.Response) error {
+			for _, name := range guardHeaders { // set here already
+				resp.Header.Del(name)
+			}
+			return nil
+		},
 		Transport: f.client.http.Transport,
 		ErrorLog:  slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {

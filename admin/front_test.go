@@ -64,6 +64,10 @@ func TestFront(t *testing.T) {
 		t.Errorf("the code a second time: %d, want 403", a.status)
 	}
 	cookie, _, _ := strings.Cut(set, ";")
+	page := ask(t, "GET", base+"/", "", map[string]string{"Cookie": cookie})
+	if n := len(page.header.Values("Content-Security-Policy")); page.status != http.StatusOK || n != 1 {
+		t.Errorf("the page with the cookie: %d with %d policies, want 200 with one", page.status, n)
+	}
 	if a := ask(t, "GET", base+"/v1/status", "", map[string]string{"Cookie": cookie}); a.status != http.StatusOK {
 		t.Errorf("a read with the cookie: %d, want 200", a.status)
 	}

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,6 +21,9 @@ type Config struct {
 
 	// Actions gets what is changed. Default: it is written down nowhere.
 	Actions *ActionLog
+	// Watch, of a pillar, draws its pages' charts and tells of its events.
+	// Default: neither.
+	Watch *Watch
 
 	session *session // a browser that is let in beside whoever has the token
 }
@@ -34,6 +38,12 @@ const (
 	// that wait on purpose extend it.
 	requestTime = 30 * time.Second
 )
+
+// contentPolicy is what a page may do: load this server's style sheet, script
+// and nothing else, send forms here, and be in no other page's frame. Markup
+// that slipped in would have no script, no style and nowhere to send to.
+const contentPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; " +
+	"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
 // guard stands before every handler of a server.
 type guard struct {
@@ -54,8 +64,8 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
-	h.Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'")
-	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Content-Security-Policy", contentPolicy)
+	h.Set("Referrer-Policy", "same-origin") // with none, a form's Origin would be null
 	right := bySocket
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if local == nil || local.Network() != "unix" {
@@ -86,7 +96,23 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
-	g.written(w, r, right)
+	g.written(w, r.WithContext(context.WithValue(r.Context(), rightKey{}, right)), right)
+}
+
+// guardHeaders are what a guard sets on every answer.
+var guardHeaders = []string{"X-Content-Type-Options", "X-Frame-Options", "Content-Security-Policy", "Referrer-Policy"}
+
+type rightKey struct{}
+
+// mayChange reports whether a request that the guard let in came by a right to
+// change something, whatever it asks for.
+func mayChange(r *http.Request) bool {
+	switch right, _ := r.Context().Value(rightKey{}).(string); right {
+	case byToken, byPage, bySocket:
+		return true
+	default:
+		return false
+	}
 }
 
 // allow gives a request that much time from now.
@@ -150,21 +176,21 @@ func (g *guard) isCrossSite(r *http.Request) bool {
 	return false
 }
 
-// right applies the token rules for TCP.
+// right applies the token rules for TCP, the strongest right first.
 func (g *guard) right(r *http.Request) string {
-	if g.openReads && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		ip := net.ParseIP(host)
-		if err == nil && ip != nil && ip.IsLoopback() {
-			return byRead
-		}
-	}
 	if s := g.cfg.session; s != nil && s.has(r) {
 		return byPage
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if g.cfg.Token != "" && strings.EqualFold(scheme, "Bearer") && equalTokens(strings.TrimSpace(token), g.cfg.Token) {
 		return byToken
+	}
+	if g.openReads && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		ip := net.ParseIP(host)
+		if err == nil && ip != nil && ip.IsLoopback() {
+			return byRead
+		}
 	}
 	return byNone
 }

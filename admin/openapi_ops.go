@@ -14,6 +14,17 @@ var (
 // pillarOps describe the admin port of a pillar.
 var pillarOps = []operation{
 	{method: "GET", path: "/{$}", summary: "The dashboard", media: "text/html", open: true},
+	{method: "GET", path: "/fragments/overview", summary: "The dashboard's sections", media: "text/html", open: true},
+	{method: "GET", path: "/search", summary: "Leads to a record or a pillar", query: []parameter{{"q", "a record ID, or a pillar's ID or name", true}}, media: "text/html", open: true},
+	{method: "GET", path: "/pillar/{id}", summary: "The page of a pillar", media: "text/html", open: true,
+		query: []parameter{{"of", "whom it is compared with; default: the one that is asked", false}, {"diff", "1 lists differences", false}, {"after", "the next of the list before", false}}},
+	{method: "POST", path: "/pillar/{id}/repair", summary: "The page's button for a repair", query: pairParams[1:], media: "text/html", status: http.StatusSeeOther},
+	{method: "POST", path: "/pillar/{id}/round", summary: "The page's button for an audit round", media: "text/html", status: http.StatusSeeOther},
+	{method: "POST", path: "/resume", summary: "The page's button that lets audit rounds go on", media: "text/html", status: http.StatusSeeOther},
+	{method: "GET", path: "/trace/{id}", summary: "The page of a record", media: "text/html", open: true},
+	{method: "GET", path: "/assets/style.css", summary: "The pages' style sheet", media: "text/css", open: true},
+	{method: "GET", path: "/assets/live.js", summary: "The script that keeps an open page up to date", media: "text/javascript", open: true},
+	{method: "GET", path: "/v1/events", summary: "Server-sent events: member, sync, node, log, drain; first what is, then what changes", media: "text/event-stream", open: true},
 	{method: "GET", path: "/healthz", summary: "Is the process alive", out: checkList{}, open: true},
 	{method: "GET", path: "/readyz", summary: "Should it be given work", out: checkList{}, open: true},
 	{method: "GET", path: "/metrics", summary: "Metrics for Prometheus", media: "text/plain", open: true},

@@ -6,8 +6,8 @@ import (
 	"net/http"
 )
 
-// The pages say what answers here and where to look; they load nothing and run
-// no script.
+// A node's page says what answers here and where to look; it loads nothing and
+// runs no script.
 const pageFrame = `<!doctype html><html lang="en"><meta charset="utf-8"><title>Obelisk {{.Role}}</title>
 <h1>Obelisk {{.Role}}</h1>`
 
@@ -16,16 +16,6 @@ type nodePageData struct{ Role, Account string }
 func parsePage(name, body string) *template.Template {
 	return template.Must(template.New(name).Parse(pageFrame + body))
 }
-
-const pillarPage = `<p>{{.ID}} of network {{.Network}}, version {{.Version}}</p>
-<ul>
-<li><a href="/v1/status">/v1/status</a>: what this pillar holds and whom it sees</li>
-<li><a href="/v1/pillars">/v1/pillars</a>: the other pillars</li>
-<li><a href="/v1/nodes">/v1/nodes</a>: accounts and devices</li>
-<li><a href="/readyz">/readyz</a>, <a href="/healthz">/healthz</a>: should it get work; is it alive</li>
-<li><a href="/metrics">/metrics</a>: for Prometheus; <a href="/debug/pprof/">/debug/pprof/</a>: profiles</li>
-</ul></html>
-`
 
 const nodePageText = `<p>{{.Account}}</p>
 <ul>

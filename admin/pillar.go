@@ -42,9 +42,7 @@ type PillarNetwork interface {
 // nil for none.
 func NewPillarHandler(p Pillar, gatherer prometheus.Gatherer, cfg Config) http.Handler {
 	m := newMux(cfg.Logger)
-	m.handle("GET", "/{$}", func(w http.ResponseWriter, r *http.Request) error {
-		return writePage(w, pillarPage, p.Status())
-	})
+	handleDashboard(m, p, cfg.Watch)
 	m.handle("GET", "/healthz", func(w http.ResponseWriter, r *http.Request) error {
 		health, _ := p.Checks()
 		writeChecks(w, health)

@@ -21,7 +21,7 @@ func TestShapes(t *testing.T) {
 		value any
 		keys  string
 	}{
-		{"pillar status", admin.PillarStatus{}, "role id network version started uptime_s listen log records mailboxes store_bytes " +
+		{"pillar status", admin.PillarStatus{}, "role id name network version started uptime_s listen log records mailboxes store_bytes " +
 			"nodes_connected relayed_circuits pillars_alive converged clock_skew_ms clock_warning standing draining full catching_up diverged home relays"},
 		{"pillar's log", admin.LogStatus{}, "id seq"},
 		{"pillar entry", admin.PillarEntry{}, "id name home addrs state connected path rtt_ms missing_here missing_there last_seen standing logs_paused"},

@@ -13,6 +13,7 @@ import (
 type PillarStatus struct {
 	Role            string    `json:"role"`
 	ID              string    `json:"id"`
+	Name            string    `json:"name"`
 	Network         string    `json:"network"`
 	Version         string    `json:"version"`
 	Started         time.Time `json:"started"`

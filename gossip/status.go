@@ -1,7 +1,9 @@
 package gossip
 
 import (
+	"bytes"
 	"math"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -60,8 +62,11 @@ func (m *Mesh) SyncStatus() overlay.SyncStatus {
 		Unreachable: m.unreachable(), Forks: m.forks.all(),
 	}
 	for _, s := range m.sessions.all() {
-		behind, _ := m.compare(mine, s)
-		st.Peers = append(st.Peers, overlay.PeerSync{Pillar: s.id, Behind: behind})
+		peer := overlay.PeerSync{Pillar: s.id, Gaps: m.gaps(mine, s)}
+		for _, g := range peer.Gaps {
+			peer.Behind = sumUp(peer.Behind, g.Here)
+		}
+		st.Peers = append(st.Peers, peer)
 	}
 	m.auditStatus(&st)
 	return st
@@ -80,18 +85,40 @@ func (m *Mesh) toldHere() map[overlay.LogID]spans {
 // compare counts what a pillar tells that is missing here, and the other way
 // round.
 func (m *Mesh) compare(mine map[overlay.LogID]spans, s *session) (here, there uint64) {
+	for _, g := range m.gaps(mine, s) {
+		here, there = sumUp(here, g.Here), sumUp(there, g.There)
+	}
+	return here, there
+}
+
+// gaps are the logs of which a pillar tells something else than this one,
+// ascending.
+func (m *Mesh) gaps(mine map[overlay.LogID]spans, s *session) []overlay.LogGap {
+	var gaps []overlay.LogGap
 	theirs := map[overlay.LogID]spans{}
 	s.eachTold(func(log overlay.LogID, t told) {
 		theirs[log] = t.runs
+		if _, here := mine[log]; here {
+			return
+		}
 		if state, held := m.logs.state(log); held && dies(&state) <= m.now() || m.logs.isDead(log) {
 			return
 		}
-		here = sumUp(here, t.runs.minus(mine[log]).count())
+		if n := t.runs.count(); n > 0 {
+			gaps = append(gaps, overlay.LogGap{Log: log, Here: n})
+		}
 	})
 	for log, runs := range mine {
-		there = sumUp(there, runs.minus(theirs[log]).count())
+		g := overlay.LogGap{Log: log, There: runs.minus(theirs[log]).count()}
+		if state, held := m.logs.state(log); !(held && dies(&state) <= m.now() || m.logs.isDead(log)) {
+			g.Here = theirs[log].minus(runs).count()
+		}
+		if g.Here > 0 || g.There > 0 {
+			gaps = append(gaps, g)
+		}
 	}
-	return here, there
+	slices.SortFunc(gaps, func(a, b overlay.LogGap) int { return bytes.Compare(a.Log[:], b.Log[:]) })
+	return gaps
 }
 
 // sumUp adds up to the largest number there is.

@@ -37,9 +37,16 @@ const (
 // PeerSync is what is known of one connected pillar.
 type PeerSync struct {
 	Pillar identity.PillarID
-	Behind uint64 // entries it has and this one lacks
-	Last   *Round // the last audit round with it, whoever began it; nil before the first
+	Behind uint64   // entries it has and this one lacks
+	Gaps   []LogGap // where they differ, ascending
+	Last   *Round   // the last audit round with it, whoever began it; nil before the first
 	Totals RoundTotals
+}
+
+// LogGap is a log of which two pillars tell different entries.
+type LogGap struct {
+	Log         LogID
+	Here, There uint64 // entries that are missing here, and there
 }
 
 // RoundResult says how an audit round ended.

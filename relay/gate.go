@@ -101,6 +101,9 @@ func (g *gate) admit(p peer.ID, until time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	remember(g.admitted, p, until, maxAdmitted)
+	if !until.After(time.Now()) {
+		delete(g.dialled, p) // nor may it call back
+	}
 }
 
 // call lets p call back for a while.

@@ -1,0 +1,64 @@
+// Keeps the overview up to date: when the pillar tells of something, at most
+// every two seconds, and every ten in any case, the sections of the page are
+// fetched as the server renders them, and those that changed are replaced.
+"use strict";
+(() => {
+  const least = 2000, most = 10000;
+  let last = Date.now(), timer = 0, busy = false, again = false;
+
+  // path names an element that can have the focus, to find it in its successor.
+  const find = (root, key) => key && [...root.querySelectorAll("a, button, [tabindex]")].find((e) => keyOf(e) === key);
+  const keyOf = (e) => e.getAttribute("href") || e.getAttribute("aria-labelledby") || e.id;
+
+  async function refresh() {
+    timer = 0;
+    if (busy) { again = true; return; }
+    busy = true;
+    try {
+      const answer = await fetch("/fragments/overview", { cache: "no-store" });
+      if (answer.ok) show(await answer.text());
+    } catch { /* the pillar is away: the stream says when it is back */ }
+    last = Date.now();
+    busy = false;
+    schedule(again ? least : most);
+    again = false;
+  }
+
+  function show(html) {
+    const fresh = new DOMParser().parseFromString(html, "text/html");
+    for (const section of fresh.querySelectorAll("[data-live]")) {
+      const old = document.getElementById(section.id);
+      if (!old || old.innerHTML === section.innerHTML && old.className === section.className) continue;
+      const focused = old.contains(document.activeElement) ? keyOf(document.activeElement) : "";
+      const scrolled = [...old.querySelectorAll(".scroll")].map((e) => e.scrollLeft);
+      const next = document.importNode(section, true);
+      old.replaceWith(next);
+      next.querySelectorAll(".scroll").forEach((e, i) => { e.scrollLeft = scrolled[i] || 0; });
+      const target = find(next, focused);
+      if (target) target.focus({ preventScroll: true });
+    }
+  }
+
+  function schedule(wait) {
+    if (document.hidden) return;
+    const due = Math.max(last + wait - Date.now(), 0);
+    if (timer) clearTimeout(timer);
+    timer = setTimeout(refresh, due);
+  }
+
+  let stream = null;
+  function listen() {
+    stream = new EventSource("/v1/events");
+    for (const kind of ["member", "sync", "node", "log", "drain"]) {
+      stream.addEventListener(kind, () => schedule(least));
+    }
+    stream.onopen = () => document.documentElement.classList.remove("lost");
+    stream.onerror = () => document.documentElement.classList.add("lost");
+  }
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) { if (stream) stream.close(); stream = null; clearTimeout(timer); timer = 0; return; }
+    if (!stream) listen();
+    schedule(0);
+  });
+  if (!document.hidden) { listen(); schedule(most); }
+})();
