@@ -135,6 +135,8 @@ type Node struct {
 	listen  []multiaddr.Multiaddr
 	started time.Time
 	api     string // where the local API listens; "" if it does not
+	// checking is taken by the Netcheck that runs.
+	checking chan struct{}
 
 	mu     sync.Mutex
 	parts  *nodeParts // guarded by mu; replaced when the device gets a new key
@@ -181,7 +183,8 @@ func OpenNode(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, life: newLifecycle(), dir: dir, listen: listen, started: time.Now()}
+	n := &Node{cfg: cfg, log: cfg.Logger, life: newLifecycle(), dir: dir, listen: listen, started: time.Now(),
+		checking: make(chan struct{}, 1)}
 	n.life.onStop("lock", dir.close)
 	if err := n.start(join); err != nil {
 		return nil, n.life.abandon(err)
@@ -291,6 +294,7 @@ func (n *Node) runParts(ctx context.Context, parts *nodeParts) error {
 			return at
 		})
 	})
+	work.Go(func() { watchNAT(reserving, parts) })
 	err := parts.core.Run(ctx)
 	stop()
 	work.Wait()

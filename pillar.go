@@ -310,6 +310,14 @@ func (p *Pillar) start(ctx context.Context, join []string, listen, announce []mu
 	}); err != nil {
 		return err
 	}
+	told := newPillarCollector(p)
+	if err := p.cfg.Registry.Register(told); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	p.life.onStop("metrics", func() error {
+		p.cfg.Registry.Unregister(told)
+		return nil
+	})
 	if err := p.startAdmin(); err != nil {
 		return err
 	}
@@ -541,8 +549,8 @@ func (p *Pillar) Checks() (health, ready []admin.Check) {
 		admin.Check{Name: "clock", OK: skewOK, Detail: clock},
 		admin.Check{Name: "admitted", OK: standing, Detail: when(!standing, string(s.Standing))},
 		admin.Check{Name: "peers", OK: !alone, Detail: when(alone, "other pillars are known and none is connected")},
-		admin.Check{Name: "reachable", OK: alone || reachable, Detail: when(!reachable, "a home pillar, and no public pillar relays for it")},
-		admin.Check{Name: "caught_up", OK: alone || !s.CatchingUp, Detail: when(s.CatchingUp, "what the other pillars had at the start is still coming")},
+		admin.Check{Name: "reachable", OK: alone || reachable, Detail: when(!reachable && !alone, "a home pillar, and no public pillar relays for it")},
+		admin.Check{Name: "caught_up", OK: alone || !s.CatchingUp, Detail: when(s.CatchingUp && !alone, "what the other pillars had at the start is still coming")},
 	)
 	return health, ready
 }

@@ -120,6 +120,12 @@ func (n *NodeClient) AddPillar(ctx context.Context, addr string) error {
 	return n.c.do(ctx, "POST", "/v1/pillars", nil, addrRequest{addr}, nil)
 }
 
+// Netcheck is GET /v1/netcheck. It takes some seconds.
+func (n *NodeClient) Netcheck(ctx context.Context) (c overlay.Netcheck, err error) {
+	err = n.c.do(ctx, "GET", "/v1/netcheck", nil, nil, &c)
+	return c, err
+}
+
 // Contacts is GET /v1/contacts.
 func (n *NodeClient) Contacts(ctx context.Context) (list []overlay.Contact, err error) {
 	err = n.c.do(ctx, "GET", "/v1/contacts", nil, nil, &list)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +67,22 @@ func TestSend(t *testing.T) {
 	var refusal *overlay.Error
 	if !errors.As(err, &refusal) || refusal.Code != overlay.CodeFull || refusal.Text != "too much" {
 		t.Errorf("a refusal: %v", err)
+	}
+}
+
+func TestNetcheckClient(t *testing.T) {
+	n := newFakeNode(t)
+	at := time.Date(2026, 11, 27, 9, 0, 0, 0, time.UTC)
+	pillar, device := identity.NewPillarKey().ID(), identity.NewDeviceKey().ID()
+	n.netcheck = overlay.Netcheck{At: at, TookMS: 2.5, Mapping: overlay.NATEndpointIndependent, Filtering: overlay.NATPortDependent,
+		Reachability: "private", HolePunching: overlay.PunchingLikely, Why: "why",
+		Public:   []overlay.SeenAddr{{Transport: "quic", Addr: "/ip4/203.0.113.9/udp/4001/quic-v1", By: pillar}},
+		Pillars:  []overlay.NetcheckPillar{{ID: pillar, Name: "p", Path: overlay.PathDirect, Reserved: true, Transports: []overlay.NetcheckTransport{{Transport: "tcp", OK: true, RTTMS: 1}}}},
+		Contacts: []overlay.NetcheckContact{{Account: newAccount(t), Name: "bob", Device: device, Path: overlay.PathRelayed, Since: &at, Why: "because"}},
+		Warnings: []string{"do something"}}
+	got, err := nodeClient(t, n).Netcheck(t.Context())
+	if err != nil || !reflect.DeepEqual(got, n.netcheck) {
+		t.Errorf("%+v, %v, want %+v", got, err, n.netcheck)
 	}
 }
 

@@ -135,9 +135,10 @@ func (p *fakePillar) log(what string, on bool) {
 
 // fakeNode is a Node that keeps everything in memory and delivers at once.
 type fakeNode struct {
-	account identity.AccountID
-	slow    bool // messages stay queued
-	sendErr error
+	netcheck overlay.Netcheck
+	account  identity.AccountID
+	slow     bool // messages stay queued
+	sendErr  error
 
 	statements []overlay.Statement
 
@@ -314,6 +315,10 @@ func (n *fakeNode) Nodes(identity.AccountID, int) ([]overlay.NodeEntry, identity
 	return nil, "", nil
 }
 func (n *fakeNode) Pillars() []overlay.NodePillar { return nil }
+func (n *fakeNode) Netcheck(context.Context) (overlay.Netcheck, error) {
+	return n.netcheck, nil
+}
+
 func (n *fakeNode) Convergence(context.Context) ([]overlay.Statement, error) {
 	return n.statements, n.sendErr
 }

@@ -53,6 +53,8 @@ type NodeNetwork interface {
 	// Convergence asks the pillars it is connected to for everybody's newest
 	// summaries, verifies and compares them.
 	Convergence(ctx context.Context) ([]overlay.Statement, error)
+	// Netcheck finds out how it reaches others. It takes some seconds.
+	Netcheck(ctx context.Context) (overlay.Netcheck, error)
 }
 
 // Contacts are a node's local contacts. Where it says who, a name or an account
@@ -76,6 +78,9 @@ const (
 	defaultWait = 30 * time.Second
 	maxWait     = 10 * time.Minute
 )
+
+// netcheckTime bounds one GET /v1/netcheck.
+const netcheckTime = time.Minute
 
 // maxTTL is the longest life of a message in seconds.
 const maxTTL = int64(30 * 24 * time.Hour / time.Second)
@@ -101,6 +106,15 @@ func NewNodeHandler(n Node, cfg Config) http.Handler {
 		list, err := n.Convergence(r.Context())
 		return NewConvergence(list, time.Now()), err
 	}))
+	m.handle("GET", "/v1/netcheck", func(w http.ResponseWriter, r *http.Request) error {
+		allow(w, netcheckTime)
+		c, err := n.Netcheck(r.Context())
+		if err != nil {
+			return err
+		}
+		writeJSON(w, http.StatusOK, c)
+		return nil
+	})
 	m.handle("GET", "/v1/contacts", answer(func(*http.Request) ([]overlay.Contact, error) {
 		list, err := n.Contacts()
 		return listed(list), err

@@ -67,6 +67,7 @@ var nodeOps = []operation{
 	{method: "GET", path: "/v1/pillars", summary: "The pillars this node knows", out: []NodePillarEntry{}},
 	{method: "POST", path: "/v1/pillars", summary: "Tell it of a pillar: a multiaddr with /p2p or a join link", in: addrRequest{}, out: addrRequest{}},
 	{method: "GET", path: "/v1/convergence", summary: "What every pillar says it holds, checked by this node", out: []ConvergenceEntry{}},
+	{method: "GET", path: "/v1/netcheck", summary: "How this node reaches others and is reached; takes some seconds", out: overlay.Netcheck{}},
 	{method: "GET", path: "/v1/contacts", summary: "The local contacts", out: []overlay.Contact{}},
 	{method: "POST", path: "/v1/contacts", summary: "Add a contact", in: ContactRequest{}, out: overlay.Contact{}, status: http.StatusCreated},
 	{method: "PATCH", path: "/v1/contacts/{name}", summary: "Rename, block or verify a contact", in: ContactRequest{}, out: overlay.Contact{}},

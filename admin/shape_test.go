@@ -50,6 +50,11 @@ func TestShapes(t *testing.T) {
 		{"recipient", out.Recipients[0], "account state at reason"},
 		{"in message, text", overlay.InMessage{Text: &text}, "id from from_contact from_claims to sent received text path gap acked order"},
 		{"in message, bytes", overlay.InMessage{Body: []byte{}}, "id from from_contact from_claims to sent received body_base64 path gap acked order"},
+		{"netcheck", overlay.Netcheck{}, "at took_ms mapping filtering reachability hole_punching why public pillars contacts warnings"},
+		{"netcheck's address", overlay.SeenAddr{}, "transport addr by"},
+		{"netcheck's pillar", overlay.NetcheckPillar{}, "id name path reserved transports"},
+		{"netcheck's attempt", overlay.NetcheckTransport{}, "transport addr ok rtt_ms error"},
+		{"netcheck's contact", overlay.NetcheckContact{}, "account name device path rtt_ms since why"},
 		{"contact", overlay.Contact{}, "name account blocked verified"},
 	}
 	for _, tt := range tests {

@@ -302,9 +302,8 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (state ove
 	}
 	held, _ := m.logs.state(f.log)
 	fresh := spans{{run.From, run.last}}.minus(heldSpans(&held)).count()
-	if run.Notes, err = m.endsNote(f.log, run); err != nil {
-		return overlay.LogState{}, err
-	}
+	run.Notes = func() ([]overlay.Value, error) { return m.endsNote(f.log, run) }
+	defer m.logs.settled(f.log, run)
 	state, err = m.cfg.Replica.Apply(ctx, *run.LogRun)
 	switch {
 	case err == nil:

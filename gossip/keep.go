@@ -161,25 +161,14 @@ func (m *Mesh) encodeHeads(leads []*lead) ([]byte, error) {
 
 // endsNote is what a run that is to be stored adds to the ends of its log, to be
 // written with it: after a crash its last entries would be told and, without the
-// head that they lead to, could not be served. Where the run ends at the log's
-// newest head there is nothing to add, for the log's state has that. What of it
-// is no end is left out when it is read, and written over in a moment.
+// head that they lead to, could not be served. What of it is no end is left out
+// when it is read, and written over in a moment.
 func (m *Mesh) endsNote(log overlay.LogID, run *taken) ([]overlay.Value, error) {
-	if len(run.reached) == 0 {
+	ends := m.logs.endsWith(log, run)
+	if ends == nil {
 		return nil, nil
 	}
-	held, _ := m.logs.state(log)
-	add := []*overlay.Head{run.reached[len(run.reached)-1].head}
-	if held.Head == nil || held.Head.Seq <= add[0].Seq {
-		add = nil
-	}
-	if first := run.reached[0].head; first.Seq < run.From {
-		add = append(add, first) // where it begins
-	}
-	if len(add) == 0 {
-		return nil, nil
-	}
-	note, err := m.encodeHeads(m.logs.endsWith(log, add))
+	note, err := m.encodeHeads(ends)
 	if err != nil {
 		return nil, err
 	}

@@ -24,14 +24,15 @@ type logs struct {
 	sign func(*lead) *overlay.Head
 
 	mu      sync.Mutex
-	held    map[overlay.LogID]*heldLog // guarded by mu
-	version uint64                     // guarded by mu; counts changes of what is told
-	rewrote uint64                     // guarded by mu; version at which a log was last lowered
-	own     overlay.LogID              // guarded by mu; this run's own log, zero before its first entry
-	bytes   int                        // guarded by mu; of all tails
-	dead    map[overlay.LogID]struct{} // guarded by mu; forked: never told, served or followed
-	buried  map[overlay.LogID]burial   // guarded by mu; logs that were told and are held no more
-	litter  map[overlay.LogID]int      // guarded by mu; logs held no more, and how many heads of them are on disk
+	held    map[overlay.LogID]*heldLog                   // guarded by mu
+	version uint64                                       // guarded by mu; counts changes of what is told
+	rewrote uint64                                       // guarded by mu; version at which a log was last lowered
+	own     overlay.LogID                                // guarded by mu; this run's own log, zero before its first entry
+	bytes   int                                          // guarded by mu; of all tails
+	dead    map[overlay.LogID]struct{}                   // guarded by mu; forked: never told, served or followed
+	buried  map[overlay.LogID]burial                     // guarded by mu; logs that were told and are held no more
+	litter  map[overlay.LogID]int                        // guarded by mu; logs held no more, and how many heads of them are on disk
+	coming  map[overlay.LogID]map[*taken][]*overlay.Head // guarded by mu; ends of runs that are being stored, see endsWith
 }
 
 // burial is when a log stopped being held.
@@ -57,7 +58,7 @@ type heldLog struct {
 }
 
 func newLogs(self identity.PillarID, sign func(*lead) *overlay.Head) *logs {
-	return &logs{self: self, sign: sign, held: map[overlay.LogID]*heldLog{},
+	return &logs{self: self, sign: sign, held: map[overlay.LogID]*heldLog{}, coming: map[overlay.LogID]map[*taken][]*overlay.Head{},
 		dead: map[overlay.LogID]struct{}{}, buried: map[overlay.LogID]burial{}, litter: map[overlay.LogID]int{}}
 }
 
@@ -203,13 +204,37 @@ func (l *logs) keepHeads(log overlay.LogID, reached []reachedHead) {
 	}
 }
 
-// endsWith returns the heads at the ends of a log, and those of add, ascending.
-func (l *logs) endsWith(log overlay.LogID, add []*overlay.Head) []*lead {
+// endsWith returns the heads at the ends of a log as they are with run, ascending;
+// nil if it changes none but the newest head, which the log's state has. The
+// ends of runs that are being stored are among them: those may be durable before
+// keepHeads has them. The run counts as such a one until it is settled.
+func (l *logs) endsWith(log overlay.LogID, run *taken) (ends []*lead) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var ends []*lead
+	if len(run.reached) == 0 {
+		return nil
+	}
+	first, last := run.reached[0].head, run.reached[len(run.reached)-1].head
+	add := []*overlay.Head{last}
+	changes := false
+	if first.Seq < run.From {
+		add, changes = append(add, first), true // where it begins
+	}
 	if h := l.held[log]; h != nil {
 		ends = slices.Clone(h.heads.ends)
+		if newest := h.state.Head; newest != nil && (newest.Seq > last.Seq || newest.Seq+1 < run.From) {
+			add, changes = append(add, newest), true
+		}
+	}
+	for _, heads := range l.coming[log] {
+		add = append(add, heads...)
+	}
+	if l.coming[log] == nil {
+		l.coming[log] = map[*taken][]*overlay.Head{}
+	}
+	l.coming[log][run] = []*overlay.Head{first, last}
+	if !changes {
+		return nil
 	}
 	for _, head := range add {
 		if i, found := slices.BinarySearchFunc(ends, head.Seq, markOrder); !found {
@@ -217,6 +242,16 @@ func (l *logs) endsWith(log overlay.LogID, add []*overlay.Head) []*lead {
 		}
 	}
 	return ends
+}
+
+// settled forgets a run that was being stored: keepHeads has its heads, or it was
+// not stored.
+func (l *logs) settled(log overlay.LogID, run *taken) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if delete(l.coming[log], run); len(l.coming[log]) == 0 {
+		delete(l.coming, log)
+	}
 }
 
 // state returns a log's state, false if nothing of it is held.

@@ -2,11 +2,13 @@ package overlay
 
 import (
 	"context"
+	"encoding/binary"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/identity"
+	"github.com/obelisk-network/obelisk/seal"
 )
 
 // Locate is what direct delivery asks.
@@ -86,3 +88,73 @@ func DirectQuotaTaker() func(a identity.AccountID, cost float64, now uint64) err
 		return nil
 	}
 }
+
+// A LaneRig is a lane with records that each have an epoch of their own, over a
+// stream that takes everything.
+type LaneRig struct {
+	l     *directLane
+	s     *directStream
+	taken []inFlight
+	next  uint64 // number of the record to be answered next
+}
+
+type sinkStream struct{ Stream }
+
+func (sinkStream) Write(b []byte) (int, error)      { return len(b), nil }
+func (sinkStream) SetReadDeadline(time.Time) error  { return nil }
+func (sinkStream) SetWriteDeadline(time.Time) error { return nil }
+func (sinkStream) Reset() error                     { return nil }
+
+// NewLaneRig makes one with n records.
+func NewLaneRig(n int) *LaneRig {
+	node := &Node{metrics: newNodeMetrics(nil)}
+	node.outbox, node.direct = newNodeOutbox(node), newNodeDirect(node)
+	p := node.direct.account("contact")
+	for i := range n {
+		item := directItem{ship: &shipment{}, kind: KindReceipt, only: true, at: time.Now(), raw: []byte("record"), epochRaw: []byte("epoch")}
+		binary.BigEndian.PutUint64(item.epoch[:], uint64(i))
+		p.items = append(p.items, item)
+	}
+	l := &directLane{p: p, device: "device", wake: make(chan struct{}, 1)}
+	p.lanes[l.device] = l
+	return &LaneRig{l: l, next: 1, s: &directStream{stream: sinkStream{}, done: make(chan struct{}), epochs: map[seal.EpochID]struct{}{}}}
+}
+
+// Take takes what goes next, and Send writes it as well and returns how much
+// that was.
+func (r *LaneRig) Take() (err error) {
+	r.taken, err = r.l.take(r.s)
+	return err
+}
+
+// Send is Take and what follows it.
+func (r *LaneRig) Send() (int, error) {
+	if err := r.Take(); err != nil {
+		return 0, err
+	}
+	if err := r.s.deliver(r.taken); err != nil {
+		return 0, err
+	}
+	r.l.written(r.s)
+	return len(r.taken), nil
+}
+
+// Answer has the device answer n records.
+func (r *LaneRig) Answer(n int) error {
+	lines := make([]DeliveredLine, n)
+	for i := range lines {
+		lines[i].N = r.next
+		r.next++
+	}
+	return r.l.answered(r.s, lines)
+}
+
+// Settle is done whenever the device has answered something.
+func (r *LaneRig) Settle() { r.l.settle(r.s) }
+
+// Flight is how many records are not answered, and Acked before which position
+// all are.
+func (r *LaneRig) Flight() int { return len(r.s.flight) }
+
+// Acked is the position before which the device has answered everything.
+func (r *LaneRig) Acked() uint64 { return r.l.acked }

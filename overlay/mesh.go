@@ -143,9 +143,12 @@ type LogRun struct {
 	Before Hash   // h(From-1), which the caller has linked to a signed head
 	// Entries are in order and without gaps.
 	Entries []BatchEntry
-	// Notes are replication's own, written in the same commit: what is told of the
-	// run is of no use to others without them. See gossip.Notes for keys and sizes.
-	Notes []Value
+	// Notes returns notes of replication's own, written in the same commit: what is
+	// told of the run is of no use to others without them. See gossip.Notes for keys
+	// and sizes. The Replica calls it when all runs of the log that it committed
+	// before are published, and before it takes the next one; again, if the run has
+	// to wait after all. It must not block. nil: none.
+	Notes func() ([]Value, error)
 }
 
 // Durable says that Copies pillars beside this one hold the entries From..To of

@@ -119,6 +119,7 @@ type Node struct {
 	contacts *nodeContacts
 	direct   *nodeDirect
 	metrics  *nodeMetrics
+	nat      nodeNAT
 
 	locator   *nodeLocator
 	presence  *nodePresence
@@ -142,6 +143,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "node"), disk: newNodeDisk(cfg.Table), fatal: make(chan error, 1), upkeep: make(chan struct{}, 1)}
 	n.metrics = newNodeMetrics(cfg.Registerer)
+	newPathCollector(n).register(cfg.Registerer)
 	n.events = newNodeEvents()
 	n.direct = newNodeDirect(n)
 	n.self = &nodeSelf{n: n}

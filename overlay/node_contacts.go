@@ -132,6 +132,7 @@ func (c *nodeContacts) change(who string, fn func(*Contact) error) error {
 	c.by[e.Account] = &fresh
 	g := c.n.disk.stage(fresh.write())
 	c.mu.Unlock()
+	c.n.direct.part(e.Account)
 	return c.n.disk.commit(g)
 }
 
@@ -193,6 +194,7 @@ func (n *Node) RemoveContact(who string) error {
 	delete(c.by, e.Account)
 	g := n.disk.stage(Write{Key: nodeKey(keyContact, e.Account)})
 	c.mu.Unlock()
+	n.direct.part(e.Account)
 	return n.disk.commit(g)
 }
 

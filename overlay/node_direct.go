@@ -274,15 +274,12 @@ func (d *nodeDirect) connected() {
 	wakeUp(d.look)
 }
 
-// guestOf reports whether a device of the account has a stream to us. d.mu is
-// held.
-func (d *nodeDirect) guestOf(a identity.AccountID) bool {
+// guestsOf is how many devices of the account have a stream to us. d.mu is held.
+func (d *nodeDirect) guestsOf(a identity.AccountID) (n int) {
 	for _, g := range d.guests {
-		if g.account == a {
-			return true
-		}
+		n += btoi(g.account == a)
 	}
-	return false
+	return n
 }
 
 // welcomes reports whether devices of an account may deliver here: to contacts,

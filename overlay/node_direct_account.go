@@ -60,7 +60,7 @@ type directAccount struct {
 // offer takes a record, or leaves it to the pillars. d.mu is held.
 func (p *directAccount) offer(item directItem) {
 	d := p.d
-	guest := d.guestOf(p.account)
+	guest := d.guestsOf(p.account) > 0
 	receipt := item.kind == KindReceipt && !item.only
 	switch {
 	case receipt && !guest && len(p.lanes) == 0: // not worth a search
@@ -241,7 +241,7 @@ func (p *directAccount) refill() {
 	}
 	p.items = items
 	for _, l := range p.lanes {
-		l.next, l.acked = p.base, p.base
+		l.next, l.sent, l.acked = p.base, p.base, p.base
 		wakeUp(l.wake)
 	}
 }
@@ -420,7 +420,7 @@ func (p *directAccount) serve(ctx context.Context, lanes *sync.WaitGroup, dev id
 	}
 	l := &directLane{p: p, device: dev, wake: make(chan struct{}, 1)}
 	d.mu.Lock()
-	l.next, l.acked = p.base, p.base
+	l.next, l.sent, l.acked = p.base, p.base, p.base
 	p.lanes[dev] = l
 	// A direct connection may have come while the device was greeted, when there
 	// was no lane to be told.

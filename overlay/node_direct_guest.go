@@ -18,6 +18,7 @@ const (
 	maxGreeting      = 64 // streams before their Hello, of all
 	maxGreetingPeer  = 4  // and of one device
 	maxGuests        = 128
+	maxGuestsAccount = 16               // of one account, which can make up devices
 	guestIdle        = 10 * time.Minute // between frames
 	guestStall       = 20 * time.Second // between bytes of a frame
 	guestFrameIn     = 2 * time.Minute  // for a whole frame
@@ -33,6 +34,9 @@ const (
 // listened to again for a while.
 var errViolation = errors.New("it breaks the rules")
 
+// errNotWelcome refuses whom the node's rule, or its user, keeps out.
+var errNotWelcome = Refuse(CodeNotAdmitted, "this device takes nothing from this account")
+
 // directGuest is a stream over which a device delivers to us.
 type directGuest struct {
 	d       *nodeDirect
@@ -42,6 +46,7 @@ type directGuest struct {
 	path    Path
 	account identity.AccountID
 	device  identity.DeviceID
+	serial  uint64        // of the certificate it came with
 	signer  []byte        // the last certificate that was looked at
 	gone    chan struct{} // another stream of the device took its place
 	once    sync.Once
@@ -126,10 +131,16 @@ func (d *nodeDirect) checkHello(h *Hello, p peer.ID) (*identity.Certificate, *Er
 	if now := d.n.now(); !cert.Covers(now) && !d.n.sessions.clockWrong() {
 		return nil, Refuse(CodeInvalid, "certificate: out of date: it holds from %s to %s", millisText(cert.NotBefore), millisText(cert.NotAfter))
 	}
-	if acc, aerr := d.n.dir.account(h.Account); aerr == nil && acc.info != nil && acc.info.IsRemoved(cert.Device, cert.Serial) {
+	if d.removed(h.Account, cert.Device, cert.Serial) {
 		return nil, removedDevice(cert.Device)
 	}
 	return cert, nil
+}
+
+// removed reports whether an account has removed a device, as far as known.
+func (d *nodeDirect) removed(a identity.AccountID, dev identity.DeviceID, serial uint64) bool {
+	acc, err := d.n.dir.account(a)
+	return err == nil && acc.info != nil && acc.info.IsRemoved(dev, serial)
 }
 
 // accept owns a stream that a device opened.
@@ -204,14 +215,14 @@ func (d *nodeDirect) hear(stream Stream) (*directGuest, error) {
 		return nil, refusal
 	}
 	if !d.welcomes(h.Account) {
-		return nil, Refuse(CodeNotAdmitted, "this device takes nothing from this account")
+		return nil, errNotWelcome
 	}
 	if err := writeFrame(stream, d.hello()); err != nil {
 		return nil, err
 	}
 	frames.Accept()
 	reader.runs = true
-	g := &directGuest{d: d, stream: stream, clock: reader, frames: frames, path: pathOf(stream), account: h.Account, device: cert.Device,
+	g := &directGuest{d: d, stream: stream, clock: reader, frames: frames, path: pathOf(stream), account: h.Account, device: cert.Device, serial: cert.Serial,
 		gone: make(chan struct{}), next: 1, near: directNear{d: d, peer: p}}
 	d.mu.Lock()
 	old := d.guests[p]
@@ -222,6 +233,9 @@ func (d *nodeDirect) hear(stream Stream) (*directGuest, error) {
 	case old == nil && len(d.guests) >= maxGuests:
 		d.mu.Unlock()
 		return nil, Refuse(CodeBusy, "too many devices deliver here")
+	case old == nil && d.guestsOf(h.Account) >= maxGuestsAccount:
+		d.mu.Unlock()
+		return nil, Refuse(CodeBusy, "too many devices of this account deliver here")
 	case old != nil: // the device has found a better path, or lost the old one
 		g.records, g.bytes = old.records, old.bytes
 		old.replaced()
@@ -237,6 +251,27 @@ func (d *nodeDirect) hear(stream Stream) (*directGuest, error) {
 func (g *directGuest) replaced() {
 	g.once.Do(func() { close(g.gone) })
 	_ = g.stream.Reset()
+}
+
+// part ends the connections with an account's devices if it is not welcome any
+// more: by them it sees that we are there, and where.
+func (d *nodeDirect) part(a identity.AccountID) {
+	if d.off() || d.n.cfg.Traversal == nil || d.welcomes(a) {
+		return
+	}
+	devices := d.devicesOf(a)
+	if acc, err := d.n.dir.account(a); err == nil {
+		for _, dev := range acc.devices {
+			devices = append(devices, dev.device)
+		}
+	}
+	for _, dev := range devices {
+		if dev == d.n.device() {
+			continue
+		}
+		d.n.cfg.Traversal.Admit(peer.ID(dev), time.Time{})
+		_ = d.n.cfg.Links.Close(peer.ID(dev))
+	}
 }
 
 // leave forgets a stream, and its device for a while if it broke the rules.
@@ -296,9 +331,24 @@ func (g *directGuest) write(m Message) error {
 	return writeFrame(g.stream, m)
 }
 
+// allowed refuses what came after the account removed the device, or the user
+// blocked the account: streams last for long.
+func (g *directGuest) allowed() error {
+	switch {
+	case g.d.removed(g.account, g.device, g.serial):
+		return removedDevice(g.device)
+	case !g.d.welcomes(g.account):
+		return errNotWelcome
+	}
+	return nil
+}
+
 // take has the inbox take a delivery, and what of others has arrived already,
 // and answers when that is durable.
 func (g *directGuest) take(m *Deliver) error {
+	if err := g.allowed(); err != nil {
+		return err
+	}
 	first := g.next
 	w := &directWork{path: g.path, from: g.account}
 	var ids []RecordID

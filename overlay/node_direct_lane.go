@@ -45,6 +45,7 @@ type directLane struct {
 	wake   chan struct{}
 
 	next   uint64 // guarded by nodeDirect's mu; position of what is sent next
+	sent   uint64 // guarded by nodeDirect's mu; everything before was written, or needs not be
 	acked  uint64 // guarded by nodeDirect's mu; everything before is answered
 	better bool   // guarded by nodeDirect's mu; a direct connection is there
 }
@@ -144,7 +145,7 @@ func (l *directLane) run(ctx context.Context, s *directStream) {
 func (l *directLane) over(ctx context.Context, s *directStream) *directStream {
 	d := l.p.d
 	d.mu.Lock()
-	l.next = l.acked
+	l.next, l.sent = l.acked, l.acked
 	d.mu.Unlock()
 	var reading sync.WaitGroup
 	reading.Go(func() { l.read(s) })
@@ -184,7 +185,7 @@ func (l *directLane) send(ctx context.Context, s *directStream) error {
 			return err
 		}
 		if len(batch) > 0 {
-			l.settle(s)
+			l.written(s)
 			continue
 		}
 		select {
@@ -206,7 +207,7 @@ func (l *directLane) send(ctx context.Context, s *directStream) error {
 func (l *directLane) take(s *directStream) ([]inFlight, error) {
 	p, d := l.p, l.p.d
 	s.mu.Lock()
-	room := directWindow - len(s.flight)
+	room := max(0, directWindow-len(s.flight)) // epochs may go over it
 	if s.bytes >= directWindowBytes {
 		room = 0
 	}
@@ -412,14 +413,23 @@ func (s *directStream) skipped() {
 	}
 }
 
-// settle moves acked to the first record that is not answered.
+// written notes that all that was taken is in the flight.
+func (l *directLane) written(s *directStream) {
+	l.p.d.mu.Lock()
+	l.sent = l.next
+	l.p.d.mu.Unlock()
+	l.settle(s)
+}
+
+// settle moves acked to the first record that is not answered. What was taken
+// and is not in the flight yet is not answered either.
 func (l *directLane) settle(s *directStream) {
 	p, d := l.p, l.p.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s.mu.Lock()
 	s.skipped()
-	acked := l.next
+	acked := l.sent
 	for _, f := range s.flight {
 		if !f.epoch {
 			acked = f.pos

@@ -307,8 +307,10 @@ func (b *nodeInbox) finish(in *intake) error {
 	}
 	b.counts = InboxCounts{Total: int(b.total.Load()), Unacked: len(b.unacked)}
 	b.mu.Unlock()
-	b.n.metrics.received.Add(float64(len(in.messages)))
 	for i := range in.messages {
+		if c := b.n.metrics.received[in.messages[i].Path]; c != nil {
+			c.Inc()
+		}
 		b.n.events.add(Event{Kind: EventMessage, Message: &in.messages[i]})
 	}
 	if in.answers {

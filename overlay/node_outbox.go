@@ -381,7 +381,7 @@ func (o *nodeOutbox) setState(e *outEntry, s State, why Code) {
 		e.changed = nil
 	}
 	if moved {
-		o.n.metrics.states.WithLabelValues(string(s)).Inc()
+		o.n.metrics.moved(s, o.n.now(), e.sent)
 	}
 	m := o.show(e)
 	o.n.events.add(Event{Kind: EventState, Sent: &m})

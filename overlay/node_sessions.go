@@ -384,6 +384,7 @@ func (m *nodeSessions) activate(s *nodeSession) {
 	m.n.log.Info("active pillar", "pillar", s.pillar, "failover", e != nil)
 	if e != nil {
 		m.n.metrics.failovers.Inc()
+		m.n.metrics.failover.Observe(float64(e.TookMS) / 1000)
 		m.n.events.add(Event{Kind: EventFailover, Failover: e})
 	}
 	m.n.inbox.resume(s)

@@ -10,7 +10,7 @@ import (
 
 // Status describes the node.
 func (n *Node) Status() NodeStatus {
-	st := NodeStatus{Account: n.account(), Device: n.device(), Name: n.cfg.Name, Reachability: "unknown"}
+	st := NodeStatus{Account: n.account(), Device: n.device(), Name: n.cfg.Name, Reachability: n.nat.reachable()}
 	if id := n.network(); !id.IsZero() {
 		st.Network = id.String()
 	}

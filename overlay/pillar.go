@@ -163,6 +163,7 @@ type Pillar struct {
 	streams  sync.WaitGroup
 	draining atomic.Bool
 	failed   atomic.Pointer[error] // why the store takes nothing any more
+	forgets  atomic.Uint64         // commits that forget records, begun and ended: odd during one
 	out      atomic.Pointer[Error] // why this is no pillar any more; nil while it is one
 
 	own       pillarSelf

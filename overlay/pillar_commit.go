@@ -78,8 +78,9 @@ type committer struct {
 	weight int     // records and entries
 	bytes  int
 	commit Commit
-	recs   []*Record        // of commit.Records
-	batch  map[RecordID]int // index in commit.Records
+	recs   []*Record             // of commit.Records
+	batch  map[RecordID]int      // index in commit.Records
+	known  map[RecordID]struct{} // answered as duplicates
 	states map[LogID]*LogState
 	order  []LogID // the keys of states, in the order they came
 	own    LogCommit
@@ -108,7 +109,7 @@ type committer struct {
 
 // commitLoop is step 4. It ends when quit is closed and nothing waits.
 func (p *Pillar) commitLoop() {
-	c := &committer{p: p, batch: map[RecordID]int{}, states: map[LogID]*LogState{}, lacking: map[RecordID][]Dot{},
+	c := &committer{p: p, batch: map[RecordID]int{}, known: map[RecordID]struct{}{}, states: map[LogID]*LogState{}, lacking: map[RecordID][]Dot{},
 		recent: map[RecordID]Dot{}, local: p.local, floor: p.local, olderEnds: p.local}
 	c.loadLacks()
 	for c.wait() {
@@ -159,6 +160,9 @@ func (c *committer) more() bool {
 	if c.head.chunk == nil {
 		return c.fits(c.head)
 	}
+	if len(c.commit.Forget) > 0 {
+		return false // it may be a duplicate of what is being forgotten
+	}
 	select {
 	case <-c.head.chunk.done:
 		return true
@@ -172,6 +176,7 @@ func (c *committer) begin() {
 	clear(c.recs)
 	clear(c.commit.Records)
 	clear(c.batch)
+	clear(c.known)
 	clear(c.states)
 	c.jobs, c.errs, c.recs, c.order = c.jobs[:0], c.errs[:0], c.recs[:0], c.order[:0]
 	c.weight, c.bytes = 0, 0
@@ -203,7 +208,9 @@ func (c *committer) take() {
 	case job.chunk != nil:
 		err = c.takeChunk(job.chunk)
 	case job.run != nil:
-		err = c.takeRun(job.run)
+		if job.values, err = job.run.note(); err == nil {
+			err = c.takeRun(job.run)
+		}
 	case job.arrivals != nil:
 		for _, rec := range job.arrivals {
 			c.arrive(&Arrival{ID: rec.ID, Created: rec.Created, Expires: rec.Expires, Raw: rec.Raw,
@@ -284,6 +291,7 @@ func (c *committer) takeChunk(ch *chunk) error {
 		sub := &ch.subs[i]
 		if sub.known && sub.dot != (Dot{}) {
 			sub.at = -1
+			c.known[sub.rec.ID] = struct{}{}
 			continue
 		}
 		if at, ok := c.batch[sub.rec.ID]; ok {
@@ -377,7 +385,11 @@ func (c *committer) write() {
 	var err error
 	if !c.empty() {
 		start := time.Now()
-		if done, err = p.cfg.Store.Commit(&c.commit); err != nil {
+		done, err = p.cfg.Store.Commit(&c.commit)
+		if len(c.commit.Forget) > 0 {
+			p.forgets.Add(1)
+		}
+		if err != nil {
 			c.fail(err)
 		} else {
 			p.metrics.commitTook.Observe(time.Since(start).Seconds())
@@ -444,6 +456,9 @@ func (c *committer) publish(done *Committed) {
 		}
 		p.mailboxes.note(rec)
 	}
+	if len(c.own.Entries) > 0 {
+		p.copies.committed(c.own.State.Log, c.own.State.Seq)
+	}
 	if len(event.Logs)+len(event.New)+len(event.Dropped)+len(event.Gone) > 0 {
 		p.mesh.Committed(event)
 	}
@@ -471,6 +486,9 @@ func (c *committer) answer() {
 				p.refuseChunk(ch)
 			} else {
 				p.copies.answerAll(ch, c.commit.Records)
+				if !ch.since.IsZero() && len(ch.subs) > 0 {
+					p.metrics.ackTook.Observe(time.Since(ch.since).Seconds())
+				}
 			}
 			for j := range ch.subs {
 				p.finish(&ch.subs[j])

@@ -33,7 +33,8 @@ func (c *committer) forgetLack(id RecordID, dot Dot) {
 
 // fits reports whether a job can be part of the commit that is being made. A
 // run is checked against what the store has of its log, so there is one of a
-// log in a commit, and none beside a drop.
+// log in a commit, and none beside a drop. Nothing is forgotten that submitters
+// are told in this commit is here.
 func (c *committer) fits(job *commitJob) bool {
 	if job.run != nil {
 		log := job.run.state.Log
@@ -44,7 +45,11 @@ func (c *committer) fits(job *commitJob) bool {
 		return c.states[log] == nil && !slices.Contains(c.commit.DropLog, log)
 	}
 	if job.fix != nil {
-		return !slices.ContainsFunc(job.fix.forget, func(f Forgotten) bool { _, ok := c.batch[f.ID]; return ok })
+		return !slices.ContainsFunc(job.fix.forget, func(f Forgotten) bool {
+			_, taken := c.batch[f.ID]
+			_, known := c.known[f.ID]
+			return taken || known
+		})
 	}
 	return !slices.ContainsFunc(job.drop, func(log LogID) bool { return c.states[log] != nil })
 }

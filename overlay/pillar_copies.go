@@ -32,8 +32,20 @@ type copiesState struct {
 	log     LogID     // which durable is about
 	durable []Durable // as told last: ascending and disjoint, Copies in no order
 	waiting map[*pillarSession]struct{}
-	fresh   []copiesAsk // not asked yet
-	again   []copiesAsk // asked, and not held by enough
+	single  []singleCommit // the newest that nobody else is known to hold, ascending
+	fresh   []copiesAsk    // not asked yet
+	again   []copiesAsk    // asked, and not held by enough
+}
+
+// maxSingle bounds the commits whose way to another pillar is timed. While there
+// is no other, the oldest are not timed.
+const maxSingle = 1024
+
+// singleCommit is the end of a group commit of the own log.
+type singleCommit struct {
+	log LogID
+	seq uint64
+	at  time.Time
 }
 
 // sessionWaits are a session's submissions in the own log that it wants more
@@ -73,8 +85,30 @@ func (p *Pillar) Acked(log LogID, durable []Durable) {
 	c := &p.copies
 	c.mu.Lock()
 	c.log, c.durable = log, append(c.durable[:0], durable...)
+	n := 0
+	for ; n < len(c.single); n++ {
+		one := &c.single[n]
+		if one.log == log {
+			if c.of(Dot{log, one.seq}) < 2 {
+				break
+			}
+			p.metrics.copyTook.Observe(time.Since(one.at).Seconds())
+		}
+	}
+	c.single = append(c.single[:0], c.single[n:]...)
 	c.mu.Unlock()
 	signal(c.wake)
+}
+
+// committed has the way of the own log's newest group commit to another pillar
+// timed.
+func (c *copiesState) committed(log LogID, seq uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.single) == maxSingle {
+		c.single = append(c.single[:0], c.single[maxSingle/2:]...)
+	}
+	c.single = append(c.single, singleCommit{log, seq, time.Now()})
 }
 
 // signal puts a token into a channel of capacity 1.

@@ -14,6 +14,8 @@ type pillarMetrics struct {
 	commitSize  prometheus.Histogram
 	commitTook  prometheus.Histogram
 	verifyTook  prometheus.Histogram
+	ackTook     prometheus.Histogram
+	copyTook    prometheus.Histogram
 	sessions    prometheus.Gauge
 	refused     *prometheus.CounterVec // sessions refused or ended by this side, by code
 	pushes      prometheus.Counter
@@ -46,6 +48,12 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		commitSize:  histogram("commit_records", "Records and log entries of a group commit.", 1, 2, 14),
 		commitTook:  histogram("commit_seconds", "Time a group commit took to be durable.", 50e-6, 2, 18),
 		verifyTook:  histogram("verify_seconds", "Time a chunk of submissions took to be checked.", 50e-6, 2, 16),
+		// From the fsync of a fast disk to what a node waits before it turns to
+		// another pillar.
+		ackTook: histogram("ack_seconds", "Time from when submissions came until those that were stored were answered, once for each chunk of up to 256, for its oldest.", 1e-3, 2, 15),
+		// From one round trip in a datacentre to an hour in which no other pillar
+		// was reached.
+		copyTook: histogram("second_copy_seconds", "Time from a group commit of submissions until another pillar had all of it on its disk too.", 1e-3, 2, 22),
 		sessions: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_sessions", Help: "Registered sessions of nodes."})),
 		refused:     pillarMetric(reg, prometheus.NewCounterVec(counter("sessions_refused_total", "Sessions refused or ended by this side, by code."), []string{"code"})),

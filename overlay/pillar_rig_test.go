@@ -38,7 +38,7 @@ type pillarRig struct {
 type watchedStore struct {
 	*store.Memory
 	commits atomic.Int64
-	gate    atomic.Pointer[chan struct{}] // a commit waits until it is closed
+	gate    atomic.Pointer[commitGate] // a commit waits until it is opened
 	scrubs  scrubGate
 	entered chan struct{} // gets a value, if there is room, when one waits
 	open    atomic.Int64  // views that are not closed
@@ -95,18 +95,29 @@ func newWatchedStore() *watchedStore {
 
 // hold makes commits wait until the returned func is called.
 func (w *watchedStore) hold() (release func()) {
-	gate := make(chan struct{})
-	w.gate.Store(&gate)
-	return func() { w.gate.Store(nil); close(gate) }
+	return w.holdSome(func(*overlay.Commit) bool { return true })
+}
+
+// holdSome is hold for those commits that are meant.
+func (w *watchedStore) holdSome(meant func(*overlay.Commit) bool) (release func()) {
+	gate := &commitGate{opened: make(chan struct{}), meant: meant}
+	w.gate.Store(gate)
+	return func() { w.gate.Store(nil); close(gate.opened) }
+}
+
+// commitGate is what commits wait at.
+type commitGate struct {
+	opened chan struct{}
+	meant  func(*overlay.Commit) bool
 }
 
 func (w *watchedStore) Commit(c *overlay.Commit) (overlay.Committed, error) {
-	if gate := w.gate.Load(); gate != nil {
+	if gate := w.gate.Load(); gate != nil && gate.meant(c) {
 		select {
 		case w.entered <- struct{}{}:
 		default:
 		}
-		<-*gate
+		<-gate.opened
 	}
 	w.commits.Add(1)
 	return w.Memory.Commit(c)

@@ -52,6 +52,7 @@ var (
 	errQueueFull   = &Error{Code: CodeBusy, Text: "too many submissions are waiting", Retry: time.Second}
 	errUnread      = &Error{Code: CodeBusy, Text: "this session does not read its answers"}
 	errStoreBroken = &Error{Code: CodeBusy, Text: "the store failed: this pillar only serves reads until it is restarted", Retry: time.Minute}
+	errForgetting  = &Error{Code: CodeBusy, Text: "the store is being repaired", Retry: time.Second}
 	errReading     = &Error{Code: CodeBusy, Text: "the store could not be read", Retry: 10 * time.Second}
 )
 

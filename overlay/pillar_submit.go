@@ -58,15 +58,16 @@ type submitJob struct {
 	concern uint64
 	records [][]byte
 	bytes   int
+	since   time.Time // it came
 }
 
 // submit is step 1.
 func (s *pillarSession) submit(m *Submit) {
 	p := s.p
-	first := m.First
+	first, since := m.First, time.Now()
 	for records := m.Records; len(records) > 0; {
 		n := min(len(records), chunkRecords)
-		job := submitJob{s: s, first: first, concern: m.Concern, records: records[:n]}
+		job := submitJob{s: s, first: first, concern: m.Concern, records: records[:n], since: since}
 		records, first = records[n:], first+uint64(n)
 		for _, raw := range job.records {
 			job.bytes += len(raw)
@@ -137,8 +138,11 @@ type chunk struct {
 	// local is the store's newest local sequence when duplicates were looked
 	// for: what was committed later may be one.
 	local uint64
-	bytes int
-	done  chan struct{} // one token once it is verified
+	// forgets is the pillar's count of forgetting commits before that.
+	forgets uint64
+	bytes   int
+	since   time.Time     // its first submission came
+	done    chan struct{} // one token once it is verified
 }
 
 func (p *Pillar) newChunk() *chunk {
@@ -154,7 +158,7 @@ func (p *Pillar) release(ch *chunk) {
 	clear(ch.recs)
 	clear(ch.errs)
 	ch.subs, ch.recs, ch.errs, ch.refs, ch.index = ch.subs[:0], ch.recs[:0], ch.errs[:0], ch.refs[:0], ch.index[:0]
-	ch.local, ch.bytes = 0, 0
+	ch.local, ch.bytes, ch.since = 0, 0, time.Time{}
 	select {
 	case <-ch.done:
 	default:
@@ -167,6 +171,9 @@ func (ch *chunk) add(job *submitJob) {
 		ch.subs = append(ch.subs, submission{s: job.s, n: job.first + uint64(i), concern: job.concern, raw: raw})
 	}
 	ch.bytes += job.bytes
+	if ch.since.IsZero() {
+		ch.since = job.since
+	}
 	job.s.share.submits.Add(-1)
 	job.s.share.wake()
 }
@@ -236,6 +243,7 @@ func (p *Pillar) judge(ch *chunk) {
 	}
 	p.verifyFresh(ch)
 	p.admit(ch)
+	p.doubtKnown(ch)
 	p.answerJudged(ch)
 	ch.keep(func(sub *submission, err error) bool {
 		if err == nil && (!sub.known || sub.dot == (Dot{})) {
@@ -273,6 +281,7 @@ func (p *Pillar) findKnown(ch *chunk) error {
 	if len(ch.refs) == 0 {
 		return nil
 	}
+	ch.forgets = p.forgets.Load()
 	view := p.cfg.Store.View()
 	defer view.Close()
 	ch.local = view.LastLocal()
@@ -284,6 +293,19 @@ func (p *Pillar) findKnown(ch *chunk) error {
 		}
 		return true
 	})
+}
+
+// doubtKnown refuses, for a moment, the duplicates of what may have been
+// forgotten since they were looked for, and would be answered as stored.
+func (p *Pillar) doubtKnown(ch *chunk) {
+	if ch.forgets%2 == 0 && ch.forgets == p.forgets.Load() {
+		return
+	}
+	for i := range ch.subs {
+		if sub := &ch.subs[i]; ch.errs[i] == nil && sub.known && sub.dot != (Dot{}) {
+			ch.errs[i] = errForgetting
+		}
+	}
 }
 
 // verifyFresh checks the signatures of what parsed and is not known.

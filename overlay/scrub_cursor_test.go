@@ -3,6 +3,7 @@ package overlay_test
 import (
 	"bytes"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -188,6 +189,60 @@ func TestForgottenIsStoredAgain(t *testing.T) {
 		t.Fatal(l.Err)
 	}
 	if has, err := rig.pillar.Has([]overlay.RecordID{id}); err != nil || !has[0] {
+		t.Fatalf("acknowledged and not there: %v", err)
+	}
+}
+
+// TestForgottenWhileJudged: a duplicate of what is just being forgotten is not
+// answered as stored.
+func TestForgottenWhileJudged(t *testing.T) {
+	rig := newPillarRig(t, newFakeMesh())
+	a, b := rig.device(nil).session(), rig.device(nil).session()
+	raw := a.message(b.id())
+	first := a.one(raw)
+	if first.Err != nil {
+		t.Fatal(first.Err)
+	}
+	// Its bytes on the disk become others.
+	rec, err := overlay.ParseRecord(rig.id, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	view := rig.store.View()
+	locals, err := view.Parts().Locals([]overlay.Ref{rec.Ref()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	view.Close()
+	altered := bytes.Clone(raw)
+	altered[len(altered)/2] ^= 1
+	boxes := overlay.BoxesOf(rec)
+	if _, err := rig.store.Commit(&overlay.Commit{Time: time.Now(),
+		Forget: []overlay.Forgotten{{ID: rec.ID, Day: rec.Day(), Local: locals[0], Boxes: boxes}},
+		Records: []overlay.Arrival{{ID: rec.ID, Created: rec.Created, Expires: rec.Expires, Raw: altered, Boxes: boxes,
+			Dot: first.Dot, Via: overlay.ViaSubmit}}}); err != nil {
+		t.Fatal(err)
+	}
+	release := sync.OnceFunc(rig.store.holdSome(func(c *overlay.Commit) bool { return len(c.Forget) > 0 }))
+	defer release()
+	scrubbed := make(chan error, 1)
+	go func() { scrubbed <- overlay.ScrubNow(t.Context(), rig.pillar) }()
+	<-rig.store.entered
+	line := a.one(raw)
+	release()
+	if err := <-scrubbed; err != nil {
+		t.Fatal(err)
+	}
+	if has, err := rig.pillar.Has([]overlay.RecordID{idOf(t, rig.id, raw)}); err != nil || has[0] {
+		t.Fatalf("still there: %v", err)
+	}
+	if line.Err == nil || line.Err.Code != overlay.CodeBusy {
+		t.Fatalf("answered %v", line.Err)
+	}
+	if l := a.one(raw); l.Err != nil {
+		t.Fatal(l.Err)
+	}
+	if has, err := rig.pillar.Has([]overlay.RecordID{idOf(t, rig.id, raw)}); err != nil || !has[0] {
 		t.Fatalf("acknowledged and not there: %v", err)
 	}
 }

@@ -28,6 +28,9 @@ func (f *recordFix) empty() bool {
 
 // takeFix is the committer's.
 func (c *committer) takeFix(f *recordFix) {
+	if len(f.forget) > 0 && len(c.commit.Forget) == 0 {
+		c.p.forgets.Add(1) // odd until it is written
+	}
 	c.commit.Forget = append(c.commit.Forget, f.forget...)
 	c.commit.Unfile = append(c.commit.Unfile, f.unfile...)
 	c.fixes = append(c.fixes, f)
@@ -47,11 +50,13 @@ func (c *committer) publishGone(done *Committed) (gone []RecordStub) {
 	now := c.p.now()
 	i := 0
 	for _, f := range c.fixes {
-		for _, stub := range f.gone {
+		for k, stub := range f.gone {
+			if done.Forgotten[i] {
+				delete(c.recent, f.forget[k].ID) // no duplicate any more
+				delete(c.older, f.forget[k].ID)
+			}
 			if done.Forgotten[i] && stub != (RecordStub{}) {
 				f.removed++
-				delete(c.recent, stub.ID) // no duplicate any more
-				delete(c.older, stub.ID)
 				if stub.Expires > now {
 					gone = append(gone, stub)
 				}

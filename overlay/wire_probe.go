@@ -5,6 +5,7 @@ import (
 
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/internal/canon"
 )
 
@@ -26,11 +27,17 @@ const (
 	ProbeFor ProbeWhat = 3
 )
 
-// Probe asks: [70, what, address bin]. The address is a binary multiaddr, and
-// empty unless what is ProbeFor.
+// MaxExcept is how many pillars a Probe excepts at most.
+const MaxExcept = 8
+
+// Probe asks: [70, what, address bin, except [pillar bin …]]. The address is a
+// binary multiaddr, and empty unless what is ProbeFor. Except is empty unless
+// what is ProbeOther: pillars that had better not be the other, because the asker
+// has called them and its NAT may let them in for that.
 type Probe struct {
-	What ProbeWhat
-	Addr multiaddr.Multiaddr
+	What   ProbeWhat
+	Addr   multiaddr.Multiaddr
+	Except []identity.PillarID
 }
 
 // ProbeOutcome is what came of reaching somebody.
@@ -43,12 +50,14 @@ const (
 	ProbeUnreached ProbeOutcome = 2 // nothing did
 )
 
-// Probed answers: [71, what, address bin, outcome 0|1|2, error]. The address is
-// where the answering pillar sees the asker, empty in the answer to ProbeFor.
+// Probed answers: [71, what, address bin, outcome 0|1|2, by bin, error]. The
+// address is where the answering pillar sees the asker, empty in the answer to
+// ProbeFor. By is the other pillar that tried, empty if none did.
 type Probed struct {
 	What    ProbeWhat
 	Addr    multiaddr.Multiaddr
 	Outcome ProbeOutcome
+	By      identity.PillarID
 	Err     *Error
 }
 
@@ -56,16 +65,29 @@ type Probed struct {
 func (*Probe) Type() MessageType { return TypeProbe }
 
 func (m *Probe) append(b []byte) []byte {
-	b = canon.AppendArray(b, 3)
+	b = canon.AppendArray(b, 4)
 	b = canon.AppendUint(b, uint64(TypeProbe))
 	b = canon.AppendUint(b, uint64(m.What))
-	return canon.AppendBin(b, m.Addr.Bytes())
+	b = canon.AppendBin(b, m.Addr.Bytes())
+	b = canon.AppendArray(b, len(m.Except))
+	for _, p := range m.Except {
+		b = canon.AppendBin(b, p)
+	}
+	return b
 }
 
 func (m *Probe) read(r *canon.Reader, n int) {
-	fields(r, n, 2)
+	fields(r, n, 3)
 	m.What = ProbeWhat(r.UintMax(uint64(ProbeFor)))
 	m.Addr = readProbeAddr(r)
+	for range r.ArrayMax(MaxExcept) {
+		if m.Except = append(m.Except, readPillar(r)); r.Err() != nil {
+			return
+		}
+	}
+	if r.Err() == nil && len(m.Except) > 0 && m.What != ProbeOther {
+		r.Fail(fmt.Errorf("%w: pillars excepted where none is asked", canon.ErrType))
+	}
 	if r.Err() == nil && (m.What == ProbeFor) != (m.Addr != nil) {
 		r.Fail(fmt.Errorf("%w: an address where none belongs, or none where one does", canon.ErrType))
 	}
@@ -75,19 +97,21 @@ func (m *Probe) read(r *canon.Reader, n int) {
 func (*Probed) Type() MessageType { return TypeProbed }
 
 func (m *Probed) append(b []byte) []byte {
-	b = canon.AppendArray(b, 5)
+	b = canon.AppendArray(b, 6)
 	b = canon.AppendUint(b, uint64(TypeProbed))
 	b = canon.AppendUint(b, uint64(m.What))
 	b = canon.AppendBin(b, m.Addr.Bytes())
 	b = canon.AppendUint(b, uint64(m.Outcome))
+	b = canon.AppendBin(b, m.By)
 	return appendError(b, m.Err)
 }
 
 func (m *Probed) read(r *canon.Reader, n int) {
-	fields(r, n, 4)
+	fields(r, n, 5)
 	m.What = ProbeWhat(r.UintMax(uint64(ProbeFor)))
 	m.Addr = readProbeAddr(r)
 	m.Outcome = ProbeOutcome(r.UintMax(uint64(ProbeUnreached)))
+	m.By = readMaybePillar(r)
 	m.Err = readError(r)
 }
 
@@ -102,4 +126,17 @@ func readProbeAddr(r *canon.Reader) multiaddr.Multiaddr {
 		r.Fail(fmt.Errorf("address: %w", err))
 	}
 	return a
+}
+
+// readMaybePillar takes a pillar's ID, "" if it is empty.
+func readMaybePillar(r *canon.Reader) identity.PillarID {
+	b := r.Bin(identity.Ed25519IDLen)
+	if r.Err() != nil || len(b) == 0 {
+		return ""
+	}
+	p, err := identity.PillarFromBytes(b)
+	if err != nil {
+		r.Fail(err)
+	}
+	return p
 }

@@ -70,6 +70,8 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"probe":                &overlay.Probe{What: overlay.ProbeReach},
 		"probe for somebody":   &overlay.Probe{What: overlay.ProbeFor, Addr: multiaddr.StringCast("/ip4/203.0.113.9/udp/4001/quic-v1")},
 		"probed":               &overlay.Probed{What: overlay.ProbeReach, Addr: multiaddr.StringCast("/ip4/203.0.113.9/udp/4001/quic-v1"), Outcome: overlay.ProbeUnreached},
+		"probe of another":     &overlay.Probe{What: overlay.ProbeOther, Except: []identity.PillarID{pillar}},
+		"probed by another":    &overlay.Probed{What: overlay.ProbeOther, Addr: multiaddr.StringCast("/ip4/203.0.113.9/udp/4001/quic-v1"), Outcome: overlay.ProbeReached, By: pillar},
 		"probe refused":        &overlay.Probed{What: overlay.ProbeFor, Err: refusal},
 		"ack":                  &overlay.Ack{Log: dot.Log, Seq: 1 << 40},
 		"elsewhere":            &overlay.Elsewhere{Peer: pillar},

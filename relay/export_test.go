@@ -2,12 +2,15 @@ package relay
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
+
+	"github.com/obelisk-network/obelisk/overlay"
 )
 
 // RankDials is rankDials, for its test.
@@ -58,4 +61,41 @@ func ResourceManager(cfg Config) (network.ResourceManager, error) {
 		return nil, err
 	}
 	return resourceManager(cfg)
+}
+
+// MappingOf, FilteringOf and Reachability are what a survey concludes from where
+// local sockets were seen, by whom (mapped: local, seen, by), and from knocks.
+func MappingOf(own []netip.Addr, sockets ...[3]string) overlay.NATBehaviour {
+	var all []mapped
+	for _, s := range sockets {
+		all = append(all, mapped{netip.MustParseAddrPort(s[0]), netip.MustParseAddrPort(s[1]), netip.MustParseAddrPort(s[2])})
+	}
+	return mappingOf(all, own)
+}
+
+// Knock is how one knock ended: the host had called the address or not, and was
+// reached or not.
+type Knock struct{ Called, Reached bool }
+
+// FilteringOf concludes from knocks.
+func FilteringOf(mapping overlay.NATBehaviour, knocks ...Knock) (overlay.NATBehaviour, string) {
+	var all []knocked
+	for _, k := range knocks {
+		all = append(all, knocked{called: k.Called, reached: k.Reached})
+	}
+	filtering := filteringOf(all)
+	return filtering, reachabilityOf(mapping, filtering, all)
+}
+
+// KnockAt is knock.
+func KnockAt(ctx context.Context, to netip.AddrPort) (bool, error) {
+	return knock(ctx, netip.Addr{}, to)
+}
+
+// Telling is which of the addresses a host is seen at count.
+func Telling(seen ...string) (out []string) {
+	for _, s := range telling(seen, netip.MustParseAddr) {
+		out = append(out, s)
+	}
+	return out
 }

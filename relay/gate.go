@@ -41,6 +41,7 @@ const (
 type gate struct {
 	open      bool               // everybody may connect
 	connected func(peer.ID) bool // set before the first connection
+	dialling  func(multiaddr.Multiaddr)
 	strangers prometheus.Counter // refused connections
 	unasked   prometheus.Counter // addresses not dialled
 
@@ -100,6 +101,9 @@ func (g *gate) admit(p peer.ID, until time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	remember(g.admitted, p, until, maxAdmitted)
+	if !until.After(time.Now()) {
+		delete(g.dialled, p) // nor may it call back
+	}
 }
 
 // call lets p call back for a while.
@@ -217,6 +221,7 @@ func (g *gate) InterceptPeerDial(peer.ID) bool { return true }
 // InterceptAddrDial implements connmgr.ConnectionGater.
 func (g *gate) InterceptAddrDial(p peer.ID, a multiaddr.Multiaddr) bool {
 	if g.mayDial(p, a) {
+		g.dialling(a)
 		return true
 	}
 	g.unasked.Inc()

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -77,6 +78,9 @@ type Host struct {
 	punches    punches
 	near       nearDials
 	borrowed   borrowed
+	surveyor   *surveyor // nil where it answers no questions about NATs
+	called     called
+	hasPunched atomic.Bool
 
 	stop func()          // ends done
 	done <-chan struct{} // closed by Shutdown
@@ -181,6 +185,7 @@ func New(cfg Config) (*Host, error) {
 		done:    ctx.Done(),
 		choose:  make(chan struct{}, 1),
 	}
+	gate.dialling = h.called.noteAddr
 	gate.connected = func(p peer.ID) bool { return sw.Connectedness(p) != network.NotConnected }
 	h.packets.init()
 	h.rtts.init()
@@ -202,6 +207,10 @@ func New(cfg Config) (*Host, error) {
 	sw.Notify(&network.NotifyBundle{ConnectedF: h.connected, DisconnectedF: h.disconnected})
 	h.Handle(packetProtocol, h.readPackets)
 	lh.SetStreamHandler(holepunch.Protocol, func(s network.Stream) { h.answerPunch(ctx, s) })
+	if cfg.public() {
+		h.surveyor = newSurveyor()
+		h.Handle(overlay.ProtoProbe, func(s overlay.Stream) { h.serveProbe(ctx, s) })
+	}
 	h.start(func() { h.measure(ctx) })
 	h.start(func() { h.observe(ctx, identified) })
 	h.start(func() { h.upgrade(ctx) })

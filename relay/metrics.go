@@ -21,6 +21,7 @@ type metrics struct {
 	circuitRequests *prometheus.CounterVec // outcome
 	relayRefused    *prometheus.CounterVec // reason
 	relayedBytes    prometheus.Counter
+	probes          *prometheus.CounterVec // outcome
 }
 
 // How a packet travels.
@@ -43,6 +44,13 @@ const (
 	punchFailed     = "failed"     // no dial got through
 	punchUnanswered = "unanswered" // addresses were not exchanged
 	punchRefused    = "refused"    // the peer asked too often, or too many did
+)
+
+// Outcomes of a question about somebody's NAT.
+const (
+	probeAnswered  = "answered"
+	probeRefused   = "refused"
+	probeMalformed = "malformed"
 )
 
 // newMetrics registers the counters, or finds those of another host of the
@@ -107,6 +115,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		"outcome", circuitMade, circuitUnreserved, circuitFull, circuitFailed)
 	m.relayRefused = vec("refused_total", "Requests to the relay service that were refused, by reason.", "reason",
 		refuseStranger, refuseMalformed, refuseAccount, refusePrefix, refuseTotal, refuseOpen, refuseReserved)
+	m.probes = vec("nat_questions_total", "Questions of others about their NAT, by outcome: answered, refused or malformed.",
+		"outcome", probeAnswered, probeRefused, probeMalformed)
 	m.relayedBytes = one("relayed_bytes_total", "Bytes relayed for others.")
 	return m
 }

@@ -46,6 +46,7 @@ func (h *Host) connected(_ network.Network, c network.Conn) {
 
 func (h *Host) disconnected(_ network.Network, c network.Conn) {
 	p := c.RemotePeer()
+	h.called.noteAddr(c.RemoteMultiaddr())
 	if h.table.Remove(p, pathOf(c)) {
 		h.losePackets(p)
 		h.rtts.forget(p)

@@ -280,6 +280,7 @@ func (h *Host) punchTo(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 		return false
 	}
 	h.metrics.punches.WithLabelValues(punchDirect).Inc()
+	h.hasPunched.Store(true)
 	h.metrics.punched.WithLabelValues(transportOf(c.RemoteMultiaddr())).Inc()
 	return true
 }

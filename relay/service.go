@@ -264,13 +264,17 @@ func (c *circuitCharge) end() {
 	})
 }
 
-// prefixOf is whom a stream's address is counted with: an IPv4 address, or an
-// IPv6 /56, which is what one customer gets.
+// prefixOf is whom a stream's address is counted with.
 func prefixOf(s network.Stream) netip.Prefix {
 	ip, ok := ipOf(s.Conn().RemoteMultiaddr())
 	if !ok {
 		return netip.Prefix{} // all that have none together
 	}
+	return customer(ip)
+}
+
+// customer is an IPv4 address, or an IPv6 /56, which is what one customer gets.
+func customer(ip netip.Addr) netip.Prefix {
 	bits := 32
 	if ip.Is6() {
 		bits = 56

@@ -23,6 +23,8 @@ type Observed struct {
 	// Transport is quic, tcp or ws.
 	Transport string
 	Addr      multiaddr.Multiaddr
+	// Remote is where the peer was dialled.
+	Remote multiaddr.Multiaddr
 	// Local is the host's own end of the same connection: where its IP address
 	// and port are Addr's, nothing translates them.
 	Local multiaddr.Multiaddr
@@ -94,7 +96,7 @@ func (o *observations) add(h *Host, e event.EvtPeerIdentificationCompleted) bool
 		return false
 	}
 	seen := observation{conn: c, Observed: Observed{
-		Peer: e.Peer, Transport: transportOf(c.RemoteMultiaddr()), Addr: e.ObservedAddr, Local: c.LocalMultiaddr(),
+		Peer: e.Peer, Transport: transportOf(c.RemoteMultiaddr()), Addr: e.ObservedAddr, Remote: c.RemoteMultiaddr(), Local: c.LocalMultiaddr(),
 		Listening: h.listensAt(c.LocalMultiaddr()), Since: time.Now(),
 	}}
 	o.mu.Lock()

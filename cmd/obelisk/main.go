@@ -80,7 +80,7 @@ long as one of them is up.
 	opts.register(root.Flags())
 	root.AddCommand(
 		newRun(a), newID(a), newSend(a), newInbox(a), newOutbox(a), newContacts(a), newNodes(a), newPillars(a),
-		newStatus(a), newNetwork(a), newPillar(a), newSync(a), newConvergence(a), newTrace(a), newBundle(a), newOpen(a), newConfig(a), newVersion(a),
+		newStatus(a), newNetcheck(a), newNetwork(a), newPillar(a), newSync(a), newConvergence(a), newTrace(a), newBundle(a), newOpen(a), newConfig(a), newVersion(a),
 	)
 	return root
 }

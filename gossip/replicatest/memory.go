@@ -171,6 +171,13 @@ func (m *Memory) Apply(ctx context.Context, run overlay.LogRun) (overlay.LogStat
 	if err := ctx.Err(); err != nil {
 		return overlay.LogState{}, err
 	}
+	var notes []overlay.Value
+	if run.Notes != nil {
+		var err error
+		if notes, err = run.Notes(); err != nil {
+			return overlay.LogState{}, err
+		}
+	}
 	m.mu.Lock()
 	if err := m.refuse; err != nil {
 		defer m.mu.Unlock()
@@ -189,7 +196,7 @@ func (m *Memory) Apply(ctx context.Context, run overlay.LogRun) (overlay.LogStat
 		defer m.mu.Unlock()
 		return overlay.LogState{}, err
 	}
-	for _, n := range run.Notes {
+	for _, n := range notes {
 		m.notes[n.Key] = slices.Clone(n.Data)
 	}
 	if len(l.parts) > 1 || l.state.Seq > 0 {

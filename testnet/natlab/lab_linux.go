@@ -70,6 +70,11 @@ func (l *Lab) build(ctx context.Context, binary string) error {
 			return err
 		}
 	}
+	for i, place := range l.topology.Public {
+		if err := l.attach(ctx, place, publicAddr(i)); err != nil {
+			return err
+		}
+	}
 	for i, g := range l.topology.Gateways {
 		if err := l.gateway(ctx, i, g); err != nil {
 			return fmt.Errorf("%s: %w", gatewayName(i), err)

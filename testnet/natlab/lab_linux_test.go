@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/obelisk-network/obelisk/overlay"
 )
 
 // needLab skips where there can be no lab, with the reason.
@@ -268,16 +270,13 @@ func TestScenario(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts real processes; not with -short")
 	}
-	binary := filepath.Join(t.TempDir(), "obelisk")
-	out, err := exec.Command("go", "build", "-o", binary, "github.com/obelisk-network/obelisk/cmd/obelisk").CombinedOutput()
-	if err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	binary := build(t)
 	for _, s := range Scenarios {
 		if s.Name != "cone-quic" {
 			continue
 		}
 		r, err := Play(t.Context(), s, Options{Binary: binary, Runs: 1, Seed: 1, After: func(_ Scenario, r Run, l *Lab) {
+			sayDirect(t, l)
 			if len(r.Failures) == 0 {
 				return
 			}
@@ -295,4 +294,36 @@ func TestScenario(t *testing.T) {
 			t.Errorf("%s: %v", s.Name, r.Failures)
 		}
 	}
+}
+
+// sayDirect: netcheck of both nodes says what they just did.
+func sayDirect(t *testing.T, l *Lab) {
+	t.Helper()
+	for _, p := range l.net.Nodes() {
+		api, err := p.Node()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := api.Netcheck(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(c.Contacts) != 1 || c.Contacts[0].Path != overlay.PathDirect || c.Contacts[0].Name != "peer" || c.Contacts[0].Since == nil {
+			t.Errorf("%s: contacts %+v, want one, direct", p.Name, c.Contacts)
+		}
+		if c.HolePunching != overlay.PunchingWorks || c.Mapping != overlay.NATEndpointIndependent {
+			t.Errorf("%s: hole punching %s (%s), mapping %s", p.Name, c.HolePunching, c.Why, c.Mapping)
+		}
+	}
+}
+
+// build makes the real binary.
+func build(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "obelisk")
+	out, err := exec.Command("go", "build", "-o", binary, "github.com/obelisk-network/obelisk/cmd/obelisk").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
 }

@@ -50,8 +50,9 @@ const (
 
 // Topology is who is where.
 type Topology struct {
-	Pillars  int  // public ones: pillar-1, pillar-2 …
-	Closed   bool // they take no nodes
+	Pillars  int      // public ones: pillar-1, pillar-2 …
+	Closed   bool     // they take no nodes
+	Public   []string // places with a public address and no gateway
 	Gateways []Gateway
 	Path     Path // of the internet between all of them
 	Speech   Speech
@@ -65,6 +66,7 @@ func (t Topology) behind(place string) int {
 // The internet of the lab. It is a range that libp2p takes for public, which
 // those for documentation are not.
 func pillarAddr(i int) netip.Addr  { return netip.AddrFrom4([4]byte{45, 10, byte(1 + i), 2}) }
+func publicAddr(i int) netip.Addr  { return netip.AddrFrom4([4]byte{45, 10, byte(50 + i), 2}) }
 func gatewayAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{45, 10, byte(100 + i), 2}) }
 
 // movedAddr is what gateway i has after its address was changed the nth time,
