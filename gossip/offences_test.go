@@ -2,10 +2,13 @@ package gossip_test
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/obelisk-network/obelisk/gossip"
 	"github.com/obelisk-network/obelisk/gossip/replicatest"
@@ -414,6 +417,17 @@ func TestLacksAreNotToldOrCounted(t *testing.T) {
 				d[2] == overlay.Durable{From: 4, To: 5, Copies: 2}
 		})
 		until(t, 5*time.Second, "a status of the one that is missing", func() bool { return b.mesh.SyncStatus().Missing == 1 })
+		gap := func(p, of *pillar) (gaps []overlay.LogGap) {
+			for _, s := range p.mesh.SyncStatus().Peers {
+				if peer.ID(s.Pillar) == of.id() {
+					gaps = s.Gaps
+				}
+			}
+			return gaps
+		}
+		until(t, 5*time.Second, "the gap, seen from both sides", func() bool {
+			return slices.Equal(gap(b, a), []overlay.LogGap{{Log: end.Log, Here: 1}}) && slices.Equal(gap(a, b), []overlay.LogGap{{Log: end.Log, There: 1}})
+		})
 		if _, err := b.disk.Take(t.Context(), overlay.ViaAudit, [][]byte{lost}); err != nil {
 			t.Fatal(err)
 		}
@@ -421,6 +435,7 @@ func TestLacksAreNotToldOrCounted(t *testing.T) {
 			d := a.disk.Durable(end.Log)
 			return len(d) == 1 && d[0] == overlay.Durable{From: 1, To: 5, Copies: 2}
 		})
+		until(t, 5*time.Second, "no gap", func() bool { return len(gap(a, b)) == 0 && len(gap(b, a)) == 0 })
 	})
 }
 
