@@ -76,7 +76,7 @@ func (l *ActionLog) Add(a Action) error {
 		return fmt.Errorf("audit log: %w", os.ErrClosed)
 	}
 	if l.size > 0 && l.size+int64(len(line)) > maxActions {
-		if err := l.turn(); err != nil {
+		if err := l.turn(); err != nil && l.file == nil { // else it goes on growing
 			return fmt.Errorf("audit log: %w", err)
 		}
 	}

@@ -85,3 +85,27 @@ func TestActionLogTurns(t *testing.T) {
 		t.Errorf("begun anew: %q, err %v", b, err)
 	}
 }
+
+// TestActionLogGoesOn: where the full file cannot be put aside, nothing is lost.
+func TestActionLogGoesOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	if err := os.WriteFile(path, []byte(strings.Repeat("x", 16<<20)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(path+".1", "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	log, err := admin.OpenActionLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	for range 2 {
+		if err := log.Add(admin.Action{Request: "POST /v1/drain"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := os.ReadFile(path); err != nil || strings.Count(string(b), "POST /v1/drain") != 2 {
+		t.Errorf("%d bytes, %v: lines are lost", len(b), err)
+	}
+}
