@@ -37,8 +37,25 @@ var assetKinds = map[string]string{"style.css": "text/css; charset=utf-8", "live
 // handleDashboard registers the pages and GET /v1/events.
 func handleDashboard(m *mux, p Pillar, watch *Watch) {
 	d := &dashboard{p: p, watch: watch}
+	files := handleAssets(m, "style.css", "live.js")
+	d.pages = template.Must(template.New("").Funcs(pageFuncs(files)).ParseFS(assets, "assets/frame.html", "assets/overview.html", "assets/pillar.html", "assets/trace.html"))
+
+	m.handle("GET", "/{$}", d.page(d.overviewPage))
+	m.handle("GET", "/fragments/overview", d.page(d.overviewFragment))
+	m.handle("GET", "/search", d.page(d.search))
+	m.handle("GET", "/pillar/{id}", d.page(d.pillarPage))
+	m.handle("POST", "/pillar/{id}/repair", d.page(d.repair))
+	m.handle("POST", "/pillar/{id}/round", d.page(d.round))
+	m.handle("POST", "/resume", d.page(d.resume))
+	m.handle("GET", "/trace/{id}", d.page(d.tracePage))
+	m.handle("GET", "/v1/events", watch.stream)
+}
+
+// handleAssets serves files that pages load and returns their addresses.
+func handleAssets(m *mux, names ...string) map[string]string {
 	files := map[string]string{}
-	for name, kind := range assetKinds {
+	for _, name := range names {
+		kind := assetKinds[name]
 		b, err := assets.ReadFile("assets/" + name)
 		if err != nil {
 			panic("admin: " + err.Error()) // embedded
@@ -52,17 +69,7 @@ func handleDashboard(m *mux, p Pillar, watch *Watch) {
 			return nil
 		})
 	}
-	d.pages = template.Must(template.New("").Funcs(pageFuncs(files)).ParseFS(assets, "assets/*.html"))
-
-	m.handle("GET", "/{$}", d.page(d.overviewPage))
-	m.handle("GET", "/fragments/overview", d.page(d.overviewFragment))
-	m.handle("GET", "/search", d.page(d.search))
-	m.handle("GET", "/pillar/{id}", d.page(d.pillarPage))
-	m.handle("POST", "/pillar/{id}/repair", d.page(d.repair))
-	m.handle("POST", "/pillar/{id}/round", d.page(d.round))
-	m.handle("POST", "/resume", d.page(d.resume))
-	m.handle("GET", "/trace/{id}", d.page(d.tracePage))
-	m.handle("GET", "/v1/events", watch.stream)
+	return files
 }
 
 // pageFuncs are what templates format with.

@@ -89,9 +89,7 @@ const maxTTL = int64(30 * 24 * time.Hour / time.Second)
 func NewNodeHandler(n Node, cfg Config) http.Handler {
 	m := newMux(cfg.Logger)
 	a := &nodeAPI{n: n, events: newEventStreams()}
-	m.handle("GET", "/{$}", func(w http.ResponseWriter, r *http.Request) error {
-		return writePage(w, nodePageText, nodePageData{"node", n.Status().Account.String()})
-	})
+	handleNodePages(m, n)
 	m.handle("GET", "/v1/status", answer(func(*http.Request) (overlay.NodeStatus, error) { return n.Status(), nil }))
 	m.handle("POST", "/v1/messages", a.send)
 	m.handle("GET", "/v1/messages", a.list)

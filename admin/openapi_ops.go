@@ -57,6 +57,8 @@ var pillarOps = []operation{
 // nodeOps describe the local API of a node.
 var nodeOps = []operation{
 	{method: "GET", path: "/{$}", summary: "The page", media: "text/html"},
+	{method: "GET", path: "/netcheck", summary: "The page of a netcheck", media: "text/html"},
+	{method: "GET", path: "/assets/style.css", summary: "The pages' style sheet", media: "text/css"},
 	{method: "GET", path: "/v1/status", summary: "What this node is doing", out: overlay.NodeStatus{}},
 	{method: "POST", path: "/v1/messages", summary: "Send a message", in: SendRequest{}, out: SendResult{}},
 	{method: "GET", path: "/v1/messages", summary: "Messages received or sent, oldest first: an InboxPage or an OutboxPage",
