@@ -128,6 +128,33 @@ no harm.`,
 	})
 }
 
+func newSyncPause(a *app, pause bool) *cobra.Command {
+	var t target
+	use, short, done := "resume", "Let the pillar begin audit rounds again", "audit rounds go on"
+	if pause {
+		use, short, done = "pause", "Have the pillar begin no audit rounds, until resume or its next start", "audit rounds are paused: differences that no log explains stay"
+	}
+	return t.register(&cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: a.act(func(cmd *cobra.Command, _ []string) error {
+			r, err := t.find(rolePillar)
+			if err != nil {
+				return err
+			}
+			if err := r.pillar.PauseRounds(cmd.Context(), pause); err != nil {
+				return err
+			}
+			if t.json {
+				return printJSON(a.out, struct {
+					Paused bool `json:"paused"`
+				}{pause})
+			}
+			_, err = fmt.Fprintln(a.out, done)
+			return err
+		}),
+	})
+}
+
 func newTrace(a *app) *cobra.Command {
 	var t target
 	return t.register(&cobra.Command{

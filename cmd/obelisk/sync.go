@@ -13,7 +13,8 @@ import (
 )
 
 func newSync(a *app) *cobra.Command {
-	return group("sync", "Show how pillars replicate, what differs, and mend it", newSyncStatus(a), newSyncDiff(a), newSyncRepair(a))
+	return group("sync", "Show how pillars replicate, what differs, and mend it", newSyncStatus(a), newSyncDiff(a), newSyncRepair(a),
+		newSyncPause(a, true), newSyncPause(a, false))
 }
 
 func newSyncStatus(a *app) *cobra.Command {
