@@ -30,40 +30,39 @@ var (
 	reachedBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2, 5, 15, 60, 300, 3600, 6 * 3600, 86400, 3 * 86400}
 )
 
+// newNodeMetrics registers the metrics, or finds those of a node that was there
+// before under another device key.
 func newNodeMetrics(r prometheus.Registerer) *nodeMetrics {
 	m := &nodeMetrics{
-		failovers: prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_node_failovers_total", Help: "Changes of the active pillar."}),
-		states:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_sent_total", Help: "Sent messages that reached a state."}, []string{"state"}),
-		failover: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "obelisk_node_failover_seconds",
-			Help: "Time from when the active pillar began to be missed until another was active.", Buckets: failoverBuckets}),
-		dropped:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_dropped_total", Help: "Records from pillars that were not used."}, []string{"why"}),
-		withheld: prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_node_withheld_total", Help: "Mailbox records that only the mailbox check brought."}),
-		dials:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_dials_total", Help: "Attempts to open a session with a pillar."}, []string{"result"}),
-		located:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_located_total", Help: "Questions where an account's devices are: found, nobody (answered), refused or failed."}, []string{"result"}),
-		asked:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_asked_total", Help: "Questions where this device is: answered, or not and why."}, []string{"answer"}),
+		failovers: registered(r, prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_node_failovers_total", Help: "Changes of the active pillar."})),
+		states:    registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_sent_total", Help: "Sent messages that reached a state."}, []string{"state"})),
+		failover: registered(r, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "obelisk_node_failover_seconds",
+			Help: "Time from when the active pillar began to be missed until another was active.", Buckets: failoverBuckets})),
+		dropped:  registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_dropped_total", Help: "Records from pillars that were not used."}, []string{"why"})),
+		withheld: registered(r, prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_node_withheld_total", Help: "Mailbox records that only the mailbox check brought."})),
+		dials:    registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_dials_total", Help: "Attempts to open a session with a pillar."}, []string{"result"})),
+		located:  registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_located_total", Help: "Questions where an account's devices are: found, nobody (answered), refused or failed."}, []string{"result"})),
+		asked:    registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_asked_total", Help: "Questions where this device is: answered, or not and why."}, []string{"answer"})),
 
-		direct: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_direct_messages_total",
-			Help: "Messages that went from device to device."}, []string{"way", "path"}),
-		directFailed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_direct_failures_total",
-			Help: "Steps of delivery to a device that failed."}, []string{"step"}),
-		directSkipped: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_direct_skipped_total",
-			Help: "Messages to an account that were left to the pillars."}, []string{"why"}),
+		direct: registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_direct_messages_total",
+			Help: "Messages that went from device to device."}, []string{"way", "path"})),
+		directFailed: registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_direct_failures_total",
+			Help: "Steps of delivery to a device that failed."}, []string{"step"})),
+		directSkipped: registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_direct_skipped_total",
+			Help: "Messages to an account that were left to the pillars."}, []string{"why"})),
 	}
-	reached := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "obelisk_node_reached_seconds",
-		Help: "Time from when a message was sent until it was in a state.", Buckets: reachedBuckets}, []string{"state"})
+	reached := registered(r, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "obelisk_node_reached_seconds",
+		Help: "Time from when a message was sent until it was in a state.", Buckets: reachedBuckets}, []string{"state"}))
 	m.reached = make(map[State]prometheus.Observer)
 	for _, s := range []State{StateStored, StateReplicated, StateDelivered, StateExpired, StateRejected} {
 		m.states.WithLabelValues(string(s))
 		m.reached[s] = reached.WithLabelValues(string(s))
 	}
-	received := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_received_total",
-		Help: "Messages received, by how each came first: direct, relayed (device to device, through a pillar) or pillar (from its mailbox)."}, []string{"path"})
+	received := registered(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_node_received_total",
+		Help: "Messages received, by how each came first: direct, relayed (device to device, through a pillar) or pillar (from its mailbox)."}, []string{"path"}))
 	m.received = make(map[Path]prometheus.Counter)
 	for _, path := range []Path{PathDirect, PathRelayed, PathPillar} {
 		m.received[path] = received.WithLabelValues(string(path))
-	}
-	if r != nil {
-		r.MustRegister(m.failovers, m.failover, m.states, reached, received, m.dropped, m.withheld, m.dials, m.located, m.asked, m.direct, m.directFailed, m.directSkipped)
 	}
 	return m
 }

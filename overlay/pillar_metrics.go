@@ -39,12 +39,12 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		return prometheus.CounterOpts{Name: "obelisk_overlay_" + name, Help: help}
 	}
 	histogram := func(name, help string, start, factor float64, n int) prometheus.Histogram {
-		return pillarMetric(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
+		return registered(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "obelisk_overlay_" + name, Help: help,
 			Buckets: prometheus.ExponentialBuckets(start, factor, n)}))
 	}
 	m := &pillarMetrics{
-		submissions: pillarMetric(reg, prometheus.NewCounterVec(counter("submissions_total", "Records submitted by nodes, by result."), []string{"result"})),
+		submissions: registered(reg, prometheus.NewCounterVec(counter("submissions_total", "Records submitted by nodes, by result."), []string{"result"})),
 		commitSize:  histogram("commit_records", "Records and log entries of a group commit.", 1, 2, 14),
 		commitTook:  histogram("commit_seconds", "Time a group commit took to be durable.", 50e-6, 2, 18),
 		verifyTook:  histogram("verify_seconds", "Time a chunk of submissions took to be checked.", 50e-6, 2, 16),
@@ -54,27 +54,27 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		// From one round trip in a datacentre to an hour in which no other pillar
 		// was reached.
 		copyTook: histogram("second_copy_seconds", "Time from a group commit of submissions until another pillar had all of it on its disk too.", 1e-3, 2, 22),
-		sessions: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+		sessions: registered(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_sessions", Help: "Registered sessions of nodes."})),
-		refused:     pillarMetric(reg, prometheus.NewCounterVec(counter("sessions_refused_total", "Sessions refused or ended by this side, by code."), []string{"code"})),
-		nudges:      pillarMetric(reg, prometheus.NewCounter(counter("nudges_total", "Times a node was told on its standby session that it has mail."))),
-		pushes:      pillarMetric(reg, prometheus.NewCounter(counter("pushes_total", "Records pushed to connected recipients as they were committed."))),
-		void:        pillarMetric(reg, prometheus.NewCounter(counter("void_total", "Log entries of other pillars that are no valid records."))),
-		droppedDays: pillarMetric(reg, prometheus.NewCounter(counter("expired_dropped_days", "Expiry days whose records were deleted."))),
-		watermarks:  pillarMetric(reg, prometheus.NewCounter(counter("watermarks_total", "Watermarks sent."))),
-		lacks: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+		refused:     registered(reg, prometheus.NewCounterVec(counter("sessions_refused_total", "Sessions refused or ended by this side, by code."), []string{"code"})),
+		nudges:      registered(reg, prometheus.NewCounter(counter("nudges_total", "Times a node was told on its standby session that it has mail."))),
+		pushes:      registered(reg, prometheus.NewCounter(counter("pushes_total", "Records pushed to connected recipients as they were committed."))),
+		void:        registered(reg, prometheus.NewCounter(counter("void_total", "Log entries of other pillars that are no valid records."))),
+		droppedDays: registered(reg, prometheus.NewCounter(counter("expired_dropped_days", "Expiry days whose records were deleted."))),
+		watermarks:  registered(reg, prometheus.NewCounter(counter("watermarks_total", "Watermarks sent."))),
+		lacks: registered(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_lacks", Help: "Records that entries of logs name and that are missing here."})),
-		scrubbed:    pillarMetric(reg, prometheus.NewCounter(counter("scrubbed_total", "Records, box entries and log entries that the scrub looked at."))),
-		scrubPasses: pillarMetric(reg, prometheus.NewCounter(counter("scrub_passes_total", "Times the scrub went through the whole store."))),
-		repairs: pillarMetric(reg, prometheus.NewCounterVec(counter("scrub_repairs_total",
+		scrubbed:    registered(reg, prometheus.NewCounter(counter("scrubbed_total", "Records, box entries and log entries that the scrub looked at."))),
+		scrubPasses: registered(reg, prometheus.NewCounter(counter("scrub_passes_total", "Times the scrub went through the whole store."))),
+		repairs: registered(reg, prometheus.NewCounterVec(counter("scrub_repairs_total",
 			"What the scrub repaired: record (without bytes or with others, removed), box (record filed anew), orphan (of a record without its entry, stored again), unfiled (entry of no record, removed), hole (of a log), lack, trimmed (log entries), stray (log without state)."), []string{"what"})),
-		damaged:    pillarMetric(reg, prometheus.NewCounter(counter("damaged_reads_total", "Records with other bytes than their ID says that were not served to other pillars."))),
-		unanswered: pillarMetric(reg, prometheus.NewCounter(counter("summary_asks_unanswered_total", "Questions of nodes for summaries that came too fast."))),
-		questions: pillarMetric(reg, prometheus.NewCounterVec(counter("locate_questions_total",
+		damaged:    registered(reg, prometheus.NewCounter(counter("damaged_reads_total", "Records with other bytes than their ID says that were not served to other pillars."))),
+		unanswered: registered(reg, prometheus.NewCounter(counter("summary_asks_unanswered_total", "Questions of nodes for summaries that came too fast."))),
+		questions: registered(reg, prometheus.NewCounterVec(counter("locate_questions_total",
 			"Questions where an account's devices are, by who asked (node, pillar) and whether they were taken."), []string{"from", "result"})),
-		presences: pillarMetric(reg, prometheus.NewCounterVec(counter("locate_answers_total",
+		presences: registered(reg, prometheus.NewCounterVec(counter("locate_answers_total",
 			"Answers of devices: passed on, late (or never asked for), or over what one question gets."), []string{"result"})),
-		diverged: pillarMetric(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+		diverged: registered(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_pillars_diverged", Help: "Pillars whose summaries are unequal to the others' three times in a row or more."})),
 	}
 	m.stored = m.submissions.WithLabelValues("stored")
@@ -82,9 +82,9 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 	return m
 }
 
-// pillarMetric registers c, or finds the one that another Pillar of the same
+// registered registers c, or finds the one that another Pillar or Node of the same
 // process registered. Without a registerer nobody reads it.
-func pillarMetric[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+func registered[C prometheus.Collector](reg prometheus.Registerer, c C) C {
 	if reg == nil {
 		return c
 	}
