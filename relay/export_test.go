@@ -94,8 +94,6 @@ func KnockAt(ctx context.Context, to netip.AddrPort) (bool, error) {
 
 // Telling is which of the addresses a host is seen at count.
 func Telling(seen ...string) (out []string) {
-	for _, s := range telling(seen, netip.MustParseAddr) {
-		out = append(out, s)
-	}
+	out = append(out, telling(seen, netip.MustParseAddr)...)
 	return out
 }

@@ -32,12 +32,15 @@ type resyncResult struct {
 	// BaselineMS, of --explained, is how long the same records take if they simply
 	// come in one stream and are verified and stored, see oneStream.
 	BaselineMS float64 `json:"baseline_ms,omitempty"`
-	Where      string  `json:"where"`
-	Explained  bool    `json:"explained"`
-	Size       int     `json:"size"`
-	Transport  string  `json:"transport"`
-	Mode       string  `json:"mode"`
-	Machine    string  `json:"machine"`
+	// Inspect is what it costs to look before anything is repaired; without
+	// --explained only.
+	Inspect   *inspected `json:"inspect,omitempty"`
+	Where     string     `json:"where"`
+	Explained bool       `json:"explained"`
+	Size      int        `json:"size"`
+	Transport string     `json:"transport"`
+	Mode      string     `json:"mode"`
+	Machine   string     `json:"machine"`
 }
 
 // String is the table for people.
@@ -59,6 +62,10 @@ func (r *resyncResult) String() string {
 	}
 	row("a round once equal", "%d bytes the larger way", r.EqualBytes)
 	row("wire", "%d bytes (%s)", r.WireBytes, wireSource)
+	if i := r.Inspect; i != nil {
+		row("diff", "%d differences named for %d bytes, %d round trips, in %.1f ms", i.Differences, i.Bytes, i.RoundTrips, i.TookMS)
+		row("reads", "slowest of %d: status %.1f ms, metrics %.1f ms, dashboard %.1f ms", readsTimed, i.StatusMS, i.MetricsMS, i.PageMS)
+	}
 	w.Flush()
 	return b.String()
 }
@@ -165,6 +172,10 @@ func (b *bench) resyncByHand(ctx context.Context, r *resyncResult, whole, gap *t
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
+	var err error
+	if r.Inspect, err = b.inspect(ctx, gap, whole); err != nil {
+		return err
+	}
 	for found := 0; found < b.missing; {
 		before := measure(b.pillars)
 		if err := beginRound(ctx, gap, whole); err != nil {
