@@ -23,7 +23,7 @@ const (
 	dialsStandby = 1 // at once while only the standby is missing
 	openTimeout  = 10 * time.Second
 	clockLimit   = 30 * time.Second
-	closedFails  = 2                // so many failures a pillar counts as having that takes only others
+	closedFails  = 1                // so many failures a pillar counts as having that takes only others
 	swapPause    = 10 * time.Second // between leaving pillars that refuse
 )
 
