@@ -281,7 +281,7 @@ func (h *Host) punchTo(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 	}
 	h.metrics.punches.WithLabelValues(punchDirect).Inc()
 	h.hasPunched.Store(true)
-	h.metrics.punched.WithLabelValues(transportOf(c.RemoteMultiaddr())).Inc()
+	h.metrics.punched.WithLabelValues(overlay.TransportOf(c.RemoteMultiaddr())).Inc()
 	return true
 }
 
