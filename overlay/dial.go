@@ -49,6 +49,7 @@ const (
 	FaultWrongPeer   Fault = "wrong_peer"  // somebody else answers there
 	FaultTurnedAway  Fault = "turned_away" // it is there, or its relay is, and takes no more connections, or none of ours
 	FaultRefused     Fault = "refused"     // the machine is there, and nobody listens at that port
+	FaultNoPillar    Fault = "no_pillar"   // something else listens there
 	FaultHungUp      Fault = "hung_up"     // the connection was made and broke off
 	FaultNoRelay     Fault = "no_relay"    // the pillar in between cannot be reached, or does not reach it
 	FaultTimeout     Fault = "timeout"     // nothing came back

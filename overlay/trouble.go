@@ -15,6 +15,7 @@ const (
 	maxTroubleText  = 240 // bytes of a sentence
 	maxTroubleAddrs = 2 * MaxAddrs
 	maxForeign      = 120 // bytes of foreign words in it
+	maxCode         = 32  // bytes of a code that is not one of ours
 )
 
 // Trouble is why a pillar is not in use, or not connected, in the JSON shape of
@@ -81,7 +82,7 @@ func troubleOf(err error) Trouble {
 	case errors.As(err, &dial):
 		return dial.trouble()
 	case errors.As(err, &refusal):
-		return Trouble{Error: refusal.words(), ErrorCode: refusal.Code}
+		return Trouble{Error: refusal.words(), ErrorCode: Code(Plain(string(refusal.Code), maxCode))}
 	case errors.Is(err, ErrCloned):
 		return Trouble{Error: "this device's data is a restored or cloned copy", ErrorCode: CodeRemovedDevice}
 	case errors.Is(err, errSilent):
@@ -132,7 +133,7 @@ func (e *Error) words() string {
 		}
 		return "not admitted: " + Plain(text, maxForeign)
 	default:
-		return fmt.Sprintf("refused (%s): %s", Plain(string(e.Code), 32), Plain(e.Text, maxForeign))
+		return fmt.Sprintf("refused (%s): %s", Plain(string(e.Code), maxCode), Plain(e.Text, maxForeign))
 	}
 }
 
@@ -200,7 +201,7 @@ func (e *DialError) trouble() Trouble {
 }
 
 // faultOrder has what tells most in front.
-var faultOrder = []Fault{FaultWrongPeer, FaultTurnedAway, FaultRefused, FaultHungUp, FaultTimeout, FaultNoRoute,
+var faultOrder = []Fault{FaultWrongPeer, FaultTurnedAway, FaultNoPillar, FaultRefused, FaultHungUp, FaultTimeout, FaultNoRoute,
 	FaultNoName, FaultNoRelay, FaultUnsupported, FaultFailed}
 
 // faultWords of one address; those of FaultFailed are its detail.
@@ -208,6 +209,7 @@ var faultWords = map[Fault]string{
 	FaultWrongPeer:   "somebody else answers there",
 	FaultTurnedAway:  "it is there and turns this machine away: it has too many connections, or too many from this address",
 	FaultRefused:     "connection refused",
+	FaultNoPillar:    "something that is no pillar answers there",
 	FaultHungUp:      "the connection broke off",
 	FaultTimeout:     "timed out",
 	FaultNoRoute:     "this machine has no way there",
@@ -258,7 +260,7 @@ func (e *DialError) sentence(attempts []AddrTrouble) string {
 			continue
 		}
 		switch what, why, more := strings.Cut(words, ": "); {
-		case f == FaultNoRelay: // there is but one way for that
+		case f == FaultNoRelay || f == FaultNoName || f == FaultUnsupported: // however it would have been reached
 			parts = append(parts, words)
 		case f == FaultFailed:
 			parts = append(parts, "fails "+joinWords(by)+": "+words)

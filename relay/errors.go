@@ -86,6 +86,8 @@ func faultOf(a multiaddr.Multiaddr, err error) overlay.Fault {
 		return overlay.FaultTimeout
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return overlay.FaultHungUp
+	case strings.Contains(err.Error(), "failed to negotiate"), strings.Contains(err.Error(), "websocket: bad handshake"):
+		return overlay.FaultNoPillar // as a web server does
 	}
 	return overlay.FaultFailed
 }
