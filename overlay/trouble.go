@@ -63,7 +63,7 @@ func (t *Trouble) Failed(err error, at time.Time) {
 func (t *Trouble) Planned(next time.Time) {
 	t.NextTry = nil
 	if !next.IsZero() {
-		next = next.UTC()
+		next = next.UTC().Round(time.Millisecond) // two clocks take part
 		t.NextTry = &next
 	}
 }
