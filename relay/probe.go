@@ -14,8 +14,8 @@ import (
 )
 
 // Probe implements overlay.Peers with libp2p's ping, which every host answers
-// in a goroutine of its own. A refusal is an answer: a host takes two pings from
-// a peer at once, and may not have seen the end of the last one. On QUIC any packet
+// in a goroutine of its own. A refusal is an answer: a host takes so many pings
+// from a peer at once, and may not have seen the end of the last one. On QUIC any packet
 // that arrives meanwhile counts, an acknowledgement too: the ping itself may wait
 // behind what is being sent.
 func (h *Host) Probe(ctx context.Context, p peer.ID) error {
