@@ -14,6 +14,9 @@ func (n *Node) Reserved(p PillarID) bool {
 	return n.current().host.ReservedUntil(peer.ID(p)).After(time.Now())
 }
 
+// Silent is silent.
+var Silent = silent
+
 // HangUp drops the node's connections with a peer.
 func (n *Node) HangUp(p PillarID) error { return n.current().host.Close(peer.ID(p)) }
 
