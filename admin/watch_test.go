@@ -51,7 +51,7 @@ func TestWatchCharts(t *testing.T) {
 		synctest.Wait() // the first look at the counters
 		taken.WithLabelValues("stored").Add(500)
 		taken.WithLabelValues("quota").Add(9000) // is not taken
-		pushed.Add(30) // what is delivered is both
+		pushed.Add(30)                           // what is delivered is both
 		paged.Add(270)
 		backlog.Set(1234)
 		time.Sleep(11 * time.Second)
