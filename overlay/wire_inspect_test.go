@@ -32,8 +32,8 @@ func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.Pil
 		"compared, refused": &overlay.Compared{N: 7, Err: refusal},
 		"links":             &overlay.LinksMsg{N: 8},
 		"linked": &overlay.LinkedMsg{N: 8, Links: []overlay.PillarLink{
-			{With: first, Path: overlay.PathDirect, Transport: overlay.TransportQUIC, RTT: 1250 * time.Microsecond, Age: 90 * time.Second},
-			{With: second, Path: overlay.PathRelayed, Through: first, Transport: overlay.TransportTCP, RTT: time.Minute, Age: 400 * 24 * time.Hour}}},
+			{With: first, Path: overlay.PathDirect, Transport: overlay.LinkQUIC, RTT: 1250 * time.Microsecond, Age: 90 * time.Second},
+			{With: second, Path: overlay.PathRelayed, Through: first, Transport: overlay.LinkTCP, RTT: time.Minute, Age: 400 * 24 * time.Hour}}},
 		"linked to nobody": &overlay.LinkedMsg{N: 8},
 	}
 }
