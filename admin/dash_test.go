@@ -51,7 +51,8 @@ func dashPillar(t testing.TB) (p *fakePillar, self, bad, home identity.PillarID)
 		Unreachable: []overlay.Unreachable{{Pillar: home, Log: overlay.LogID{2}, From: 3, To: 9}},
 		Forks:       []overlay.ForkStatus{{Pillar: bad, Log: overlay.LogID{3}, Since: time.Now()}}}
 	p.diff = overlay.Diff{Here: self, There: bad, OnlyHere: []overlay.Difference{{ID: overlay.RecordID{9}, Why: overlay.AbsentNever, Detail: hostile}}}
-	p.traces = []overlay.Trace{{Pillar: self, Answered: true, Has: true}, {Pillar: bad, Answered: true, Why: overlay.AbsentVoid, Detail: hostile}, {Pillar: home}}
+	p.traces = []overlay.Trace{{Pillar: self, Answered: true, Has: true, Recipients: []overlay.RecipientTrace{
+		{Account: newAccount(t), Devices: []overlay.DeviceDelivery{{Device: identity.NewDeviceKey().ID(), State: overlay.DeliveryPushed}}}}}, {Pillar: bad, Answered: true, Why: overlay.AbsentVoid, Detail: hostile}, {Pillar: home}}
 	return p, self, bad, home
 }
 
@@ -65,7 +66,7 @@ func pagesOf(self, bad identity.PillarID) map[string][]string {
 		"/pillar/" + self.String():                         {"this one"},
 		"/pillar/" + bad.String():                          {"List differences", "Its records differ"},
 		"/pillar/" + bad.String() + "?diff=1":              {"never arrived", "/trace/" + record.String()},
-		"/trace/" + record.String():                        {"1 of 3 pillars holds it.", "void", "did not answer"},
+		"/trace/" + record.String():                        {"1 of 3 pillars holds it.", "void", "did not answer", "Was it confirmed?", "not confirmed", "was sent it"},
 		"/search?q=" + "%3Cscript%3E":                      {"Nothing is called that."},
 		"/pillar/nonsense":                                 {"bad_request"},
 		"/pillar/" + identity.NewPillarKey().ID().String(): {"not_found"},
