@@ -27,7 +27,8 @@ func dashPillar(t testing.TB) (p *fakePillar, self, bad, home identity.PillarID)
 	self, bad, home = newPillarID(t), newPillarID(t), newPillarID(t)
 	seen := time.Now()
 	p = &fakePillar{status: admin.PillarStatus{ID: self.String(), Name: "vesta", Network: "net", Version: "1", Records: 12,
-		PillarsAlive: 3, Standing: overlay.StandingAdmitted, ClockWarning: hostile}}
+		PillarsAlive: 3, Standing: overlay.StandingAdmitted, ClockWarning: hostile,
+		Expiring: admin.ExpiringStatus{Messages: 1200, Accounts: 3, AtLeast: true, LookedAt: &seen}}}
 	p.pillars = []admin.PillarEntry{
 		{ID: bad, Name: hostile, State: overlay.PillarAlive, Connected: true, Path: overlay.PathDirect, RTTMS: 2.5, MissingHere: 7, MissingThere: 3,
 			Addrs: []string{"/dns4/" + hostile}, Standing: overlay.StandingAdmitted},
@@ -60,7 +61,8 @@ func dashPillar(t testing.TB) (p *fakePillar, self, bad, home identity.PillarID)
 func pagesOf(self, bad identity.PillarID) map[string][]string {
 	record := overlay.RecordID{9}
 	return map[string][]string{
-		"/": {"1 of 3 pillars holds other records.", "−3", "Divergence.", "Forked log.", "Clock.", "Gone.", "Unreachable records.", "Audit paused.",
+		"/": {"1 of 3 pillars holds other records.", "−3", "Divergence.", "Forked log.", "Clock.", "Gone.", "Unreachable records.", "Audit paused.", "Expiring unconfirmed.",
+			"At least 1,200 messages end within a day, and 3 recipients have written no receipt to the author since",
 			`class="foreign"`, "2.5 ms", "repaired"},
 		"/fragments/overview":                              {"1 of 3 pillars"},
 		"/pillar/" + self.String():                         {"this one"},

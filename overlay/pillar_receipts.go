@@ -37,8 +37,12 @@ func (b *readBudget) spend(e *BoxEntry) bool {
 
 func (b *readBudget) left() bool { return b.entries > 0 && b.bytes > 0 }
 
-// placeBytes is about what a box entry takes but for the record's bytes.
-const placeBytes = 100
+// placeBytes is about what a box entry takes but for the record's bytes, and
+// seekCost as how many entries it counts to find the first.
+const (
+	placeBytes = 100
+	seekCost   = 8
+)
 
 // eachReceipt calls fn for the receipts of one expiry day in a box, after a local
 // position, in local order, until fn returns false or the budget is used up. It
@@ -47,6 +51,7 @@ const placeBytes = 100
 // lookup.
 func eachReceipt(parts Parts, day Day, box BoxID, after uint64, budget *readBudget, fn func(f *storedFields, e *BoxEntry) bool) (reached uint64, err error) {
 	reached = math.MaxUint64
+	budget.entries -= seekCost
 	err = parts.Places(day, Place{Day: day, Box: box, Local: after}, func(at Place, e BoxEntry) bool {
 		if at.Box != box {
 			return false
