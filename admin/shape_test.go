@@ -22,7 +22,12 @@ func TestShapes(t *testing.T) {
 		keys  string
 	}{
 		{"pillar status", admin.PillarStatus{}, "role id name network version started uptime_s listen log records mailboxes store_bytes " +
-			"nodes_connected relayed_circuits pillars_alive converged clock_skew_ms clock_warning standing draining full catching_up diverged home relays"},
+			"nodes_connected relayed_circuits pillars_alive converged clock_skew_ms clock_warning standing draining full catching_up diverged home relays expiring_unconfirmed"},
+		{"expiring", admin.ExpiringStatus{}, "messages accounts at_least looked_at"},
+		{"trace", admin.TraceEntry{}, "pillar answered has received_at via dots expires why detail recipients"},
+		{"trace's recipient", admin.RecipientEntry{}, "account receipts more devices"},
+		{"trace's receipt", admin.ReceiptEntry{}, "id created received_at"},
+		{"trace's device", admin.DeliveryEntry{}, "device state"},
 		{"pillar's log", admin.LogStatus{}, "id seq"},
 		{"pillar entry", admin.PillarEntry{}, "id name home addrs state connected path rtt_ms missing_here missing_there last_seen standing logs_paused " +
 			"error error_code error_since error_at next_try trying attempts"},

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
@@ -40,6 +41,41 @@ type PillarStatus struct {
 	// it holds reservations then, so that it is reached through them.
 	Home   bool                `json:"home"`
 	Relays []identity.PillarID `json:"relays"`
+	// Expiring is what it knows of messages that are about to expire unconfirmed.
+	Expiring ExpiringStatus `json:"expiring_unconfirmed"`
+}
+
+// ExpiringStatus counts messages that end within a day, have lived half of their
+// life, and of which at least one recipient has written no receipt to their
+// author since they were created.
+type ExpiringStatus struct {
+	Messages int        `json:"messages"`
+	Accounts int        `json:"accounts"` // recipients that have not
+	AtLeast  bool       `json:"at_least"` // there may be more: not everything was looked at
+	LookedAt *time.Time `json:"looked_at"`
+}
+
+// NewExpiringStatus gives what overlay knows its JSON shape.
+func NewExpiringStatus(e *overlay.Expiring) ExpiringStatus {
+	s := ExpiringStatus{Messages: e.Messages, Accounts: e.Accounts, AtLeast: e.AtLeast}
+	if !e.At.IsZero() {
+		at := e.At.UTC()
+		s.LookedAt = &at
+	}
+	return s
+}
+
+// Text says it in words; "" if there are none.
+func (e *ExpiringStatus) Text() string {
+	if e.Messages == 0 {
+		return ""
+	}
+	atLeast := ""
+	if e.AtLeast {
+		atLeast = "at least "
+	}
+	return fmt.Sprintf("%s%s %s within a day, and %s %s written no receipt to the author since", atLeast,
+		countText(e.Messages), plural(e.Messages, "message ends", "messages end"), countText(e.Accounts), plural(e.Accounts, "recipient has", "recipients have"))
 }
 
 // LogStatus is the log a pillar writes in this run; ID is "" before its first
