@@ -20,6 +20,9 @@ func ExportAccountQuickly(dir, passphrase string) ([]byte, error) {
 	return exportAccount(dir, passphrase, 10)
 }
 
+// Silent is silent.
+var Silent = silent
+
 // HangUp drops the node's connections with a peer.
 func (n *Node) HangUp(p PillarID) error { return n.current().host.Close(peer.ID(p)) }
 

@@ -79,6 +79,16 @@ func Upgrade(ctx context.Context, h *Host, p peer.ID, addrs []multiaddr.Multiadd
 	return h.dialAt(network.WithForceDirectDial(ctx, "upgrade"), p, addrs)
 }
 
+// Punching reports whether h dials p as one end of a hole punch now.
+func Punching(h *Host, p peer.ID) bool {
+	h.punches.mu.Lock()
+	defer h.punches.mu.Unlock()
+	return len(h.punches.dials[p]) > 0
+}
+
+// HasPunched reports whether h says that it punched a hole.
+func HasPunched(h *Host) bool { return h.hasPunched.Load() }
+
 // ResourceManager is what counts connections for cfg.
 func ResourceManager(cfg Config) (network.ResourceManager, error) {
 	cfg, err := cfg.withDefaults()
