@@ -29,14 +29,14 @@ func TestTrim(t *testing.T) {
 			}
 		}
 		const minute, day = 60_000, 4 * 3_600_000 // a short one: each hour here is many scrubs
-		add(100, minute)   // 1..100
-		add(1, day)        // 101
-		add(80, 2*minute)  // 102..181
-		add(10, day)       // 182..191
-		add(60, minute)    // 192..251: too few to be worth it
-		add(1, day)        // 252
-		add(90, 90*minute) // 253..342, not yet
-		add(1, 3*day)      // 343
+		add(100, minute)                          // 1..100
+		add(1, day)                               // 101
+		add(80, 2*minute)                         // 102..181
+		add(10, day)                              // 182..191
+		add(60, minute)                           // 192..251: too few to be worth it
+		add(1, day)                               // 252
+		add(90, 90*minute)                        // 253..342, not yet
+		add(1, 3*day)                             // 343
 		log.apply(1, 343)
 		c := alice.session()
 		var own overlay.LogID
