@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -88,6 +89,26 @@ func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// place is a TCP address to listen at more than once. Its port is none that
+// systems hand out by themselves, so nobody else gets it in between.
+func place(t testing.TB) string {
+	t.Helper()
+	const first, last = 10_000, 32_000
+	for range 200 {
+		port := first + mrand.IntN(last-first)
+		l, err := net.Listen("tcp4", fmt.Sprint("127.0.0.1:", port))
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint("/ip4/127.0.0.1/tcp/", port)
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 func echo(s overlay.Stream) {
@@ -222,11 +243,7 @@ func TestDefaultListen(t *testing.T) {
 
 // One port for TCP and WebSocket.
 func TestSharedPort(t *testing.T) {
-	first := listening(t, relay.Config{}, tcp)
-	free := first.Addrs()[0].String()
-	if err := first.Shutdown(); err != nil {
-		t.Fatal(err)
-	}
+	free := place(t)
 	h := newHost(t, relay.Config{Role: relay.RolePillar}, free, free+"/ws")
 	h.Handle(proto, echo)
 	if err := h.Listen(); err != nil {
@@ -363,7 +380,7 @@ func (noNames) ResolveDNSComponent(context.Context, multiaddr.Multiaddr, int) ([
 // A dial that failed must not keep the next from being tried.
 func TestConnectAgainAtOnce(t *testing.T) {
 	key := newKey(t)
-	p := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, tcp)
+	p := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, place(t))
 	addrs := p.Addrs()
 	if err := p.Shutdown(); err != nil {
 		t.Fatal(err)
