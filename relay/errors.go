@@ -133,12 +133,14 @@ func streamError(err error) error {
 	if isUnspoken(err) {
 		return fmt.Errorf("%w: %w", overlay.ErrProtocol, err)
 	}
-	var ne net.Error
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
-		return os.ErrDeadlineExceeded
-	}
-	if errors.As(err, &ne) && ne.Timeout() {
+	if isTimeout(err) {
 		return os.ErrDeadlineExceeded
 	}
 	return err
+}
+
+// isTimeout reports whether err says that a time ran out.
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
 }

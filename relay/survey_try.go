@@ -5,9 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -157,9 +155,8 @@ func (h *Host) freshQUIC() (tr transport.Transport, done func(), err error) {
 
 // tryError says in a line what an attempt came to.
 func tryError(err error) string {
-	var ne net.Error
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+	case isTimeout(err):
 		return fmt.Sprintf("no answer in %d s", tryTimeout/time.Second)
 	case isMismatch(err):
 		return "somebody else answers there"
