@@ -44,7 +44,8 @@ func TestOpenAPIFitsAnswers(t *testing.T) {
 		statements: []overlay.Statement{{Summary: overlay.Summary{Pillar: one}}},
 		diff:       overlay.Diff{Here: one, There: one, OnlyHere: []overlay.Difference{{}}},
 		record:     overlay.RecordInfo{Trace: overlay.Trace{Has: true, Received: now, Dots: []overlay.Dot{{}}}, Author: string(newAccount(t))},
-		traces:     []overlay.Trace{{Pillar: one, Answered: true, Has: true, Received: now, Dots: []overlay.Dot{{}}}},
+		traces: []overlay.Trace{{Pillar: one, Answered: true, Has: true, Received: now, Dots: []overlay.Dot{{}}, Recipients: []overlay.RecipientTrace{{Account: newAccount(t),
+			Receipts: []overlay.ReceiptSeen{{Received: now}}, Devices: []overlay.DeviceDelivery{{Device: identity.NewDeviceKey().ID(), State: overlay.DeliverySaved}}}}}},
 	}
 	base := "http://" + serve(t, "127.0.0.1:0", admin.NewPillarHandler(p, prometheus.NewRegistry(), admin.Config{Token: testToken}))
 	auth := map[string]string{"Authorization": "Bearer " + testToken}

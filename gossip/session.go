@@ -48,6 +48,7 @@ type session struct {
 	audit   *auditLink
 	asked   overlay.Tokens // of Locate from them; the reader's
 	stray   overlay.Tokens // of Located that is too late; the reader's
+	links   overlay.Tokens // of Links from them; the reader's
 
 	mu      sync.Mutex
 	seen    time.Time                          // guarded by mu; last message
@@ -148,6 +149,7 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 		err = writeErr // reading failed because writing did
 	}
 	m.log.Info("session ended", "pillar", s.id, "err", err)
+	m.dialer.lost(s.id, err)
 	return err
 }
 
@@ -260,7 +262,7 @@ func (s *session) accept(h *overlay.Hello) error {
 		m.clocks.heard(s.id, h.Time)
 	}
 	if err != nil {
-		return err
+		return overlay.DoubtClock(err, time.Duration(int64(h.Time)-int64(now))*time.Millisecond)
 	}
 	if m.cfg.Roster.Revoked(s.id, info.Admission.Serial) {
 		return overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s: its admission is revoked", s.id)
@@ -425,6 +427,8 @@ func (s *session) read(ctx context.Context) error {
 			s.m.compares.serve(s, msg)
 		case *overlay.Root, *overlay.Cells, *overlay.Buckets, *overlay.IDs, *overlay.Stubs:
 			s.audit.hear(msg, s.frames.Size())
+		case *overlay.LinksMsg:
+			s.tellLinks(msg)
 		case *overlay.Locate:
 			s.locateHere(msg)
 		case *overlay.Located:
@@ -436,6 +440,8 @@ func (s *session) read(ctx context.Context) error {
 		case *overlay.TracedMsg:
 			s.deliver(msg.N, msg)
 		case *overlay.Compared:
+			s.deliver(msg.N, msg)
+		case *overlay.LinkedMsg:
 			s.deliver(msg.N, msg)
 		case *overlay.Busy:
 			if msg.Err == nil {
