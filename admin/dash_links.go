@@ -89,11 +89,11 @@ func linkText(l *overlay.PillarLink, names map[identity.PillarID]pillarName) str
 		text += " through " + naming(names, l.Through).Text
 	}
 	switch l.Transport {
-	case overlay.TransportQUIC:
+	case overlay.LinkQUIC:
 		text += " over QUIC"
-	case overlay.TransportTCP:
+	case overlay.LinkTCP:
 		text += " over TCP"
-	case overlay.TransportWebSocket:
+	case overlay.LinkWebSocket:
 		text += " over WebSocket"
 	}
 	if l.RTT > 0 {

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/obelisk-network/obelisk/identity"
@@ -85,6 +86,9 @@ func warningsOf(s *PillarStatus, sy *overlay.SyncStatus, others []PillarEntry, s
 		n := naming(names, u.Pillar)
 		add("Unreachable records", "Entries %s to %s of log %s were never seen by a pillar in reach; %s may still have them.",
 			countText(u.From), countText(u.To), tailText(u.Log.String()), n.Text).Pillar = n
+	}
+	if text := s.Expiring.Text(); text != "" {
+		add("Expiring unconfirmed", "%s%s: as far as pillars can see they did not arrive. “obelisk nodes” shows who is away; a message’s trace shows what its recipients’ devices were sent.", strings.ToUpper(text[:1]), text[1:])
 	}
 	mild := func(title, format string, args ...any) *warning {
 		w := add(title, format, args...)

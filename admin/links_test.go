@@ -27,7 +27,7 @@ func TestLinksAnswer(t *testing.T) {
 	}
 	at := time.Date(2026, 11, 27, 9, 0, 0, 0, time.UTC)
 	p := &fakePillar{links: &overlay.LinkMap{At: at, Took: 3 * time.Millisecond, Reports: []overlay.LinkReport{
-		{Pillar: a, Answered: true, Links: []overlay.PillarLink{{With: b, Path: overlay.PathRelayed, Through: c, Transport: overlay.TransportQUIC, RTT: 1500 * time.Microsecond, Age: time.Minute}}},
+		{Pillar: a, Answered: true, Links: []overlay.PillarLink{{With: b, Path: overlay.PathRelayed, Through: c, Transport: overlay.LinkQUIC, RTT: 1500 * time.Microsecond, Age: time.Minute}}},
 		{Pillar: b, Answered: true},
 		{Pillar: c},
 	}}}
@@ -223,7 +223,7 @@ func (r lineReader) Read(b []byte) (int, error) {
 // that to the third.
 func linkMap(self, bad, home identity.PillarID, path overlay.Path) *overlay.LinkMap {
 	link := func(with identity.PillarID, path overlay.Path) overlay.PillarLink {
-		return overlay.PillarLink{With: with, Path: path, Transport: overlay.TransportQUIC, RTT: 4200 * time.Microsecond, Age: time.Minute}
+		return overlay.PillarLink{With: with, Path: path, Transport: overlay.LinkQUIC, RTT: 4200 * time.Microsecond, Age: time.Minute}
 	}
 	return &overlay.LinkMap{At: time.Now(), Reports: []overlay.LinkReport{
 		{Pillar: self, Answered: true, Links: []overlay.PillarLink{link(bad, overlay.PathDirect)}},
@@ -236,7 +236,7 @@ func linkMap(self, bad, home identity.PillarID, path overlay.Path) *overlay.Link
 // table and in the sentence.
 func TestPageLinks(t *testing.T) {
 	link := func(with identity.PillarID, path overlay.Path, through identity.PillarID) overlay.PillarLink {
-		return overlay.PillarLink{With: with, Path: path, Through: through, Transport: overlay.TransportTCP, RTT: 120 * time.Millisecond}
+		return overlay.PillarLink{With: with, Path: path, Through: through, Transport: overlay.LinkTCP, RTT: 120 * time.Millisecond}
 	}
 	for name, tt := range map[string]struct {
 		change func(m *overlay.LinkMap, self, bad, home identity.PillarID)

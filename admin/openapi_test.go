@@ -46,7 +46,8 @@ func TestOpenAPIFitsAnswers(t *testing.T) {
 		record:     overlay.RecordInfo{Trace: overlay.Trace{Has: true, Received: now, Dots: []overlay.Dot{{}}}, Author: string(newAccount(t))},
 		links: &overlay.LinkMap{At: now, Reports: []overlay.LinkReport{
 			{Pillar: one, Answered: true, Links: []overlay.PillarLink{{With: two, Path: overlay.PathRelayed, Through: one}}}, {Pillar: two}}},
-		traces: []overlay.Trace{{Pillar: one, Answered: true, Has: true, Received: now, Dots: []overlay.Dot{{}}}},
+		traces: []overlay.Trace{{Pillar: one, Answered: true, Has: true, Received: now, Dots: []overlay.Dot{{}}, Recipients: []overlay.RecipientTrace{{Account: newAccount(t),
+			Receipts: []overlay.ReceiptSeen{{Received: now}}, Devices: []overlay.DeviceDelivery{{Device: identity.NewDeviceKey().ID(), State: overlay.DeliverySaved}}}}}},
 	}
 	base := "http://" + serve(t, "127.0.0.1:0", admin.NewPillarHandler(p, prometheus.NewRegistry(), admin.Config{Token: testToken}))
 	auth := map[string]string{"Authorization": "Bearer " + testToken}

@@ -33,6 +33,9 @@ type pillarMetrics struct {
 	questions   *prometheus.CounterVec // Locate, by who asked and what became of it
 	presences   *prometheus.CounterVec // answers to it, by what became of them
 	damaged     prometheus.Counter
+
+	expiringMessages, expiringAccounts prometheus.Gauge
+	expiringReads                      prometheus.Counter
 }
 
 func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
@@ -76,6 +79,11 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 			"Questions where an account's devices are, by who asked (node, pillar) and whether they were taken."), []string{"from", "result"})),
 		presences: registered(reg, prometheus.NewCounterVec(counter("locate_answers_total",
 			"Answers of devices: passed on, late (or never asked for), or over what one question gets."), []string{"result"})),
+		expiringMessages: registered(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "obelisk_overlay_expiring_unconfirmed_messages", Help: "Messages that end within a day and of which a recipient has written no receipt to their author."})),
+		expiringAccounts: registered(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "obelisk_overlay_expiring_unconfirmed_accounts", Help: "Recipients of those that have not."})),
+		expiringReads: registered(reg, prometheus.NewCounter(counter("expiring_reads_total", "Box entries read to look for them."))),
 		diverged: registered(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_pillars_diverged", Help: "Pillars whose summaries are unequal to the others' three times in a row or more."})),
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // inspectSamples are the messages with which operators ask.
-func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.PillarID, refusal *overlay.Error) map[string]overlay.Message {
+func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.PillarID, account identity.AccountID, refusal *overlay.Error) map[string]overlay.Message {
 	first, second := identity.PillarID(edID(seedKey("device"))), pillar
 	if first > second {
 		first, second = second, first
@@ -20,10 +20,13 @@ func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.Pil
 		"stubs": &overlay.Stubs{N: 5, Answer: true, Next: 2, Stubs: []overlay.Stub{
 			{ID: ids[0], Kind: overlay.KindMessage, Created: vectorCreated, Expires: vectorCreated + 1000, Dot: dot},
 			{ID: ids[1], Kind: overlay.KindReceipt, Created: vectorCreated, Expires: vectorCreated + 2000}}},
-		"trace": &overlay.TraceMsg{N: 6, Sought: []overlay.Sought{{ID: ids[0], Expires: vectorCreated, Dot: dot}, {ID: ids[1]}}},
+		"trace": &overlay.TraceMsg{N: 6, Sought: []overlay.Sought{{ID: ids[0], Expires: vectorCreated, Dot: dot, Recipients: true}, {ID: ids[1]}}},
 		"traced": &overlay.TracedMsg{N: 6, Traces: []overlay.Trace{
 			{Has: true, Kind: overlay.KindMessage, Created: vectorCreated, Expires: vectorCreated + 1000, Size: 700,
-				Received: time.UnixMilli(int64(vectorCreated) + 5).UTC(), Via: overlay.ViaFollow, Dots: []overlay.Dot{dot}},
+				Received: time.UnixMilli(int64(vectorCreated) + 5).UTC(), Via: overlay.ViaFollow, Dots: []overlay.Dot{dot}, Recipients: []overlay.RecipientTrace{
+					{Account: account, More: true, Receipts: []overlay.ReceiptSeen{{ID: ids[1], Created: vectorCreated + 3, Received: time.UnixMilli(int64(vectorCreated) + 9).UTC()}},
+						Devices: []overlay.DeviceDelivery{{Device: identity.DeviceID(account), State: overlay.DeliverySaved}, {Device: identity.DeviceID(account), State: overlay.DeliveryStandby}}},
+					{Account: account}}},
 			{Why: overlay.AbsentVoid, Detail: "the bytes are no valid record"}}},
 		"compare": &overlay.Compare{N: 7, With: []byte(pillar), Repair: true, After: ids[1]},
 		"compared": &overlay.Compared{N: 7, Fetched: 1, Sent: 2, Diff: overlay.Diff{Settled: vectorCreated, Front: vectorCreated + 20_000, More: true, Bytes: 900, RoundTrips: 3,
@@ -32,8 +35,8 @@ func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.Pil
 		"compared, refused": &overlay.Compared{N: 7, Err: refusal},
 		"links":             &overlay.LinksMsg{N: 8},
 		"linked": &overlay.LinkedMsg{N: 8, Links: []overlay.PillarLink{
-			{With: first, Path: overlay.PathDirect, Transport: overlay.TransportQUIC, RTT: 1250 * time.Microsecond, Age: 90 * time.Second},
-			{With: second, Path: overlay.PathRelayed, Through: first, Transport: overlay.TransportTCP, RTT: time.Minute, Age: 400 * 24 * time.Hour}}},
+			{With: first, Path: overlay.PathDirect, Transport: overlay.LinkQUIC, RTT: 1250 * time.Microsecond, Age: 90 * time.Second},
+			{With: second, Path: overlay.PathRelayed, Through: first, Transport: overlay.LinkTCP, RTT: time.Minute, Age: 400 * 24 * time.Hour}}},
 		"linked to nobody": &overlay.LinkedMsg{N: 8},
 	}
 }
