@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"html/template"
 	"slices"
@@ -289,7 +290,7 @@ type linkRow struct {
 	Word  string // what is to be known of whose word it stands on; ""
 }
 
-// linkRows are the connections of a pillar.
+// linkRows are the connections of a pillar, by name.
 func linkRows(s *linkSight, of identity.PillarID, names map[identity.PillarID]pillarName) (rows []linkRow) {
 	if s == nil {
 		return nil
@@ -321,5 +322,8 @@ func linkRows(s *linkSight, of identity.PillarID, names map[identity.PillarID]pi
 		}
 		rows = append(rows, r)
 	}
+	slices.SortFunc(rows, func(a, b linkRow) int {
+		return cmp.Or(cmp.Compare(a.With.Text, b.With.Text), cmp.Compare(a.With.ID, b.With.ID))
+	})
 	return rows
 }
