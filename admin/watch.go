@@ -119,7 +119,7 @@ func (w *Watch) count() (c counted) {
 		switch f.GetName() {
 		case "obelisk_overlay_submissions_total":
 			c.stored += sumOf(f, "stored")
-		case "obelisk_overlay_pushes_total":
+		case "obelisk_overlay_pushes_total", "obelisk_overlay_paged_total":
 			c.delivered += sumOf(f, "")
 		case "obelisk_gossip_entries_new_total":
 			c.replicated += sumOf(f, "")

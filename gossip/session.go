@@ -48,6 +48,7 @@ type session struct {
 	audit   *auditLink
 	asked   overlay.Tokens // of Locate from them; the reader's
 	stray   overlay.Tokens // of Located that is too late; the reader's
+	links   overlay.Tokens // of Links from them; the reader's
 
 	mu      sync.Mutex
 	seen    time.Time                          // guarded by mu; last message
@@ -425,6 +426,8 @@ func (s *session) read(ctx context.Context) error {
 			s.m.compares.serve(s, msg)
 		case *overlay.Root, *overlay.Cells, *overlay.Buckets, *overlay.IDs, *overlay.Stubs:
 			s.audit.hear(msg, s.frames.Size())
+		case *overlay.LinksMsg:
+			s.tellLinks(msg)
 		case *overlay.Locate:
 			s.locateHere(msg)
 		case *overlay.Located:
@@ -436,6 +439,8 @@ func (s *session) read(ctx context.Context) error {
 		case *overlay.TracedMsg:
 			s.deliver(msg.N, msg)
 		case *overlay.Compared:
+			s.deliver(msg.N, msg)
+		case *overlay.LinkedMsg:
 			s.deliver(msg.N, msg)
 		case *overlay.Busy:
 			if msg.Err == nil {

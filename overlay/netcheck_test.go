@@ -55,7 +55,7 @@ func TestConclude(t *testing.T) {
 		{"no relay", cone, cone, "private", false, []overlay.NetcheckPillar{{Path: direct, Transports: fine[1].Transports}}, overlay.PunchingLikely, "holds a place"},
 	} {
 		c := overlay.Netcheck{Mapping: tt.mapping, Reachability: tt.reach, Pillars: tt.pillars, Contacts: []overlay.NetcheckContact{
-			{Path: overlay.PathDirect, Why: "old"}, {Path: overlay.PathRelayed}, {},
+			{Path: overlay.PathDirect, Why: "old"}, {Path: overlay.PathRelayed}, {}, {Why: overlay.WhySilent},
 		}}
 		c.Conclude(tt.tcp, tt.punched)
 		if c.HolePunching != tt.word || c.Why == "" {
@@ -67,7 +67,7 @@ func TestConclude(t *testing.T) {
 		case tt.warning != "" && (len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], tt.warning)):
 			t.Errorf("%s: warnings %q, want one with %q", tt.name, c.Warnings, tt.warning)
 		}
-		if why := c.Contacts; why[0].Why != "" || why[1].Why == "" || why[2].Why == "" {
+		if why := c.Contacts; why[0].Why != "" || why[1].Why == "" || why[2].Why == "" || why[3].Why != overlay.WhySilent {
 			t.Errorf("%s: contacts %+v", tt.name, why)
 		}
 	}

@@ -13,6 +13,10 @@ const (
 	PunchingUnknown  = "unknown"
 )
 
+// WhySilent says of a contact that there is a connection with it, and that nothing
+// answers there: the path is given as none.
+const WhySilent = "it does not answer any more: messages go through the pillars"
+
 // transports that did something with at least one pillar.
 type netcheckTransports struct {
 	tried, ok map[string]bool
@@ -78,6 +82,7 @@ func (c *Netcheck) Conclude(tcp NATBehaviour, punched bool) {
 		switch {
 		case x.Path == PathDirect:
 			x.Why = ""
+		case x.Path == PathNone && x.Why == WhySilent:
 		case x.Path == PathNone:
 			x.Why = "not connected: messages go through the pillars"
 		case c.HolePunching == PunchingUnlikely:

@@ -171,6 +171,7 @@ func (s *pillarSession) page(view View, box BoxKind, d *boxDrain) *Error {
 	defer s.mu.Unlock()
 	if box == BoxMail {
 		s.mail.drain, s.mail.pos = *d, d.pos
+		s.p.metrics.paged.Add(float64(len(records)))
 	} else {
 		s.dir = directoryRead{active: true, drain: *d}
 	}
@@ -355,10 +356,12 @@ func (s *pillarSession) catchOnce(after uint64) (again bool, refusal *Error) {
 		s.sendLocked(&Push{To: last, Records: records})
 		d.unsaved = append(d.unsaved, unsavedPush{after: after, local: last})
 		d.fresh = true
+		p.metrics.paged.Add(float64(len(records)))
 	}
 	for _, x := range newer {
 		d.add(x)
 	}
+	p.metrics.pushes.Add(float64(len(newer)))
 	return d.mode == deliverBehind && len(d.unsaved) == 0, nil
 }
 

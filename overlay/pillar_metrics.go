@@ -19,6 +19,7 @@ type pillarMetrics struct {
 	sessions    prometheus.Gauge
 	refused     *prometheus.CounterVec // sessions refused or ended by this side, by code
 	pushes      prometheus.Counter
+	paged       prometheus.Counter
 	nudges      prometheus.Counter
 	void        prometheus.Counter
 	droppedDays prometheus.Counter
@@ -62,6 +63,7 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		refused:     registered(reg, prometheus.NewCounterVec(counter("sessions_refused_total", "Sessions refused or ended by this side, by code."), []string{"code"})),
 		nudges:      registered(reg, prometheus.NewCounter(counter("nudges_total", "Times a node was told on its standby session that it has mail."))),
 		pushes:      registered(reg, prometheus.NewCounter(counter("pushes_total", "Records pushed to connected recipients as they were committed."))),
+		paged:       registered(reg, prometheus.NewCounter(counter("paged_total", "Records of mailboxes read from the store for a device: after a resume, or because it was behind."))),
 		void:        registered(reg, prometheus.NewCounter(counter("void_total", "Log entries of other pillars that are no valid records."))),
 		droppedDays: registered(reg, prometheus.NewCounter(counter("expired_dropped_days", "Expiry days whose records were deleted."))),
 		watermarks:  registered(reg, prometheus.NewCounter(counter("watermarks_total", "Watermarks sent."))),

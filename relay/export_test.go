@@ -8,6 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/overlay"
@@ -21,6 +22,28 @@ func PunchLoopback(c *Config) { c.punchLoopback = true }
 
 // Simulate has a host made with options of its own, after all others.
 func Simulate(c *Config, opts ...libp2p.Option) { c.simulated = opts }
+
+// PatientDials has no dial end by itself within an hour, and, if the first is
+// known to work, none begin after it: however slow the machine, what is first in
+// the order is what connects.
+func PatientDials(c *Config, firstWorks bool) {
+	opts := []swarm.Option{swarm.WithDialTimeout(time.Hour), swarm.WithDialTimeoutLocal(time.Hour), swarm.WithDialRanker(rankDials)}
+	if firstWorks {
+		opts = append(opts, swarm.WithDialRanker(func(addrs []multiaddr.Multiaddr) []network.AddrDelay {
+			ranked := rankDials(addrs)
+			for i := range ranked {
+				if ranked[i].Delay > 0 {
+					ranked[i].Delay = time.Hour
+				}
+			}
+			return ranked
+		}))
+	}
+	c.simulated = append(c.simulated, libp2p.SwarmOpts(opts...))
+}
+
+// ReservePoll has KeepReserved look at its list by itself every d only.
+func ReservePoll(c *Config, d time.Duration) { c.reservePoll = d }
 
 // BorrowFor has borrowed connections kept for d.
 func BorrowFor(c *Config, d time.Duration) { c.borrowFor = d }
@@ -38,6 +61,8 @@ func Circuits(h *Host, p peer.ID) (n int) {
 // LearnedAddrs is how many addresses h was told by p itself: those that this
 // host dialled are not counted.
 func LearnedAddrs(h *Host, p peer.ID) (n int) {
+	h.gate.mu.Lock()
+	defer h.gate.mu.Unlock()
 	known := h.gate.known[p]
 	for _, a := range h.host.Peerstore().Addrs(p) {
 		if !isCircuit(a) && (known == nil || !known.addrs[string(a.Bytes())]) {
@@ -53,6 +78,16 @@ func Upgrade(ctx context.Context, h *Host, p peer.ID, addrs []multiaddr.Multiadd
 	h.swarm.Backoff().Clear(p)
 	return h.dialAt(network.WithForceDirectDial(ctx, "upgrade"), p, addrs)
 }
+
+// Punching reports whether h dials p as one end of a hole punch now.
+func Punching(h *Host, p peer.ID) bool {
+	h.punches.mu.Lock()
+	defer h.punches.mu.Unlock()
+	return len(h.punches.dials[p]) > 0
+}
+
+// HasPunched reports whether h says that it punched a hole.
+func HasPunched(h *Host) bool { return h.hasPunched.Load() }
 
 // ResourceManager is what counts connections for cfg.
 func ResourceManager(cfg Config) (network.ResourceManager, error) {

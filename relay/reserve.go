@@ -247,7 +247,7 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 				h.reserved(s, r)
 			}
 		}
-		wait := reservePoll
+		wait := h.cfg.reservePoll
 		if time.Now().Before(eager) {
 			wait = eagerPoll
 		}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -44,6 +45,13 @@ type engine struct {
 
 	wake  chan struct{} // there is something to do for sweep
 	swept chan struct{} // closed when sweep has ended
+
+	droppedTo atomic.Uint32   // the first day that is not dropped
+	dropped   chan struct{}   // there is something to do for reclaim
+	reclaimed chan struct{}   // closed when reclaim has ended
+	closing   context.Context // ended by close
+	hurry     context.CancelFunc
+	log       *slog.Logger
 }
 
 // epoch is the state after one write, shared by all who read it.
@@ -78,9 +86,12 @@ func openEngine(dir, kind string, fs vfs.FS, memory int64, log *slog.Logger) (*e
 	e := &engine{
 		db: db, guard: g, open: make(map[*epoch]struct{}),
 		wake: make(chan struct{}, 1), swept: make(chan struct{}),
+		dropped: make(chan struct{}, 1), reclaimed: make(chan struct{}), log: log,
 	}
+	e.closing, e.hurry = context.WithCancel(context.Background())
 	e.idle = sync.NewCond(&e.mu)
 	go e.sweep()
+	go e.reclaim()
 	e.rouse() // measures the disk usage
 	e.publish(summary{})
 	if err := e.checkFormat(kind); err != nil {
@@ -347,6 +358,7 @@ func (e *engine) close() error {
 		return nil
 	}
 	e.closed = true
+	e.hurry()
 	for e.busy > 0 {
 		e.idle.Wait()
 	}
@@ -362,6 +374,7 @@ func (e *engine) close() error {
 	done := make(chan error, 1)
 	go func() {
 		<-e.swept
+		<-e.reclaimed
 		done <- e.db.Close()
 	}()
 	select {

@@ -37,6 +37,9 @@ func OpenPebble(cfg PebbleConfig) (*Pebble, error) {
 		return nil, fmt.Errorf("open store %s: %w", cfg.Dir, errors.Join(err, e.close()))
 	}
 	e.publish(p.last)
+	if len(p.last.days) > 0 {
+		e.dropTo(p.last.days[0].day) // the last run may not have come to it
+	}
 	return p, nil
 }
 
@@ -126,7 +129,11 @@ func (p *Pebble) Drop(before overlay.Day) error {
 	if err := b.DeleteRange(appendDay(nil, 0), appendDay(nil, before), nil); err != nil {
 		return err
 	}
-	return p.write(b, next)
+	if err := p.write(b, next); err != nil {
+		return err
+	}
+	p.e.dropTo(before)
+	return nil
 }
 
 // ready says whether p takes commits.

@@ -295,6 +295,28 @@ func (l *Lab) Move(ctx context.Context, gateway int) error {
 
 // Between is what gateways sent each other, both ways: what no pillar carried.
 func (l *Lab) Between(a, b int) Traffic {
-	there, back := l.router.Traffic(l.outside[a], l.outside[b]), l.router.Traffic(l.outside[b], l.outside[a])
+	there, back := l.passed(a, b), l.passed(b, a)
 	return Traffic{Packets: there.Packets + back.Packets, Bytes: there.Bytes + back.Bytes}
+}
+
+// passed is what has arrived at gateway b from gateway a, whatever addresses they
+// had then.
+func (l *Lab) passed(a, b int) (sum Traffic) {
+	for _, from := range l.addresses(a) {
+		for _, to := range l.addresses(b) {
+			t := l.router.Traffic(from, to)
+			sum.Packets += t.Packets
+			sum.Bytes += t.Bytes
+		}
+	}
+	return sum
+}
+
+// addresses are all that a gateway has had.
+func (l *Lab) addresses(gateway int) []netip.Addr {
+	list := []netip.Addr{gatewayAddr(gateway)}
+	for n := range l.moves[gateway] {
+		list = append(list, movedAddr(gateway, n+1))
+	}
+	return list
 }

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/obelisk-network/obelisk/overlay"
 )
 
 // needLab skips where there can be no lab, with the reason.
@@ -276,7 +274,6 @@ func TestScenario(t *testing.T) {
 			continue
 		}
 		r, err := Play(t.Context(), s, Options{Binary: binary, Runs: 1, Seed: 1, After: func(_ Scenario, r Run, l *Lab) {
-			sayDirect(t, l)
 			if len(r.Failures) == 0 {
 				return
 			}
@@ -292,27 +289,6 @@ func TestScenario(t *testing.T) {
 		}
 		if !r.OK() {
 			t.Errorf("%s: %v", s.Name, r.Failures)
-		}
-	}
-}
-
-// sayDirect: netcheck of both nodes says what they just did.
-func sayDirect(t *testing.T, l *Lab) {
-	t.Helper()
-	for _, p := range l.net.Nodes() {
-		api, err := p.Node()
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := api.Netcheck(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(c.Contacts) != 1 || c.Contacts[0].Path != overlay.PathDirect || c.Contacts[0].Name != "peer" || c.Contacts[0].Since == nil {
-			t.Errorf("%s: contacts %+v, want one, direct", p.Name, c.Contacts)
-		}
-		if c.HolePunching != overlay.PunchingWorks || c.Mapping != overlay.NATEndpointIndependent {
-			t.Errorf("%s: hole punching %s (%s), mapping %s", p.Name, c.HolePunching, c.Why, c.Mapping)
 		}
 	}
 }

@@ -112,9 +112,9 @@ func run(ctx context.Context) (int, error) {
 
 // note tells of a run as it ends.
 func note(s natlab.Scenario, r natlab.Run) {
-	fmt.Fprintf(os.Stderr, "%s %d: direct %t after %.0f ms, first %.0f ms, most %.0f ms, slowest %.0f ms, next %.0f ms; %d sent, %d lost, %d twice; came direct/circuit/pillar %d/%d/%d; %.1f s %s\n",
+	fmt.Fprintf(os.Stderr, "%s %d: direct %t after %.0f ms, first %.0f ms, most %.0f ms, slowest %.0f ms, next %.0f ms; %d sent, %d lost, %d twice; came direct/circuit/pillar %d/%d/%d; %.1f s; netcheck true %s %s\n",
 		s.Name, r.Number, r.Direct, r.DirectMS, r.FirstMS, r.MostMS, r.SlowestMS, r.NextMS, r.Sent, r.Lost, r.Twice,
-		r.ByDirect, r.ByCircuit, r.ByPillar, r.TookS, strings.Join(r.Failures, "; "))
+		r.ByDirect, r.ByCircuit, r.ByPillar, r.TookS, r.Netcheck, strings.Join(r.Failures, "; "))
 }
 
 // keepLogs copies the logs of a lab.
