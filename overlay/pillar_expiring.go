@@ -34,9 +34,6 @@ const (
 	expiringWithin = 24 * time.Hour
 	// lookEvery is the time from one look to the next.
 	lookEvery = 2 * time.Minute
-	// lookRest is how often the time that a chunk took a look rests after it: it
-	// has a tenth of a core at most while it goes on.
-	lookRest = 9
 	// lookKeys is what it takes off the budget to see whether an author still has
 	// devices.
 	lookKeys = 64
@@ -49,10 +46,13 @@ type lookBounds struct {
 	batch   int        // answers that are waited for, in memory
 	mailbox int        // entries of one author's mailbox, for a batch: of whose is larger nothing is said
 	told    int        // recipients that are told apart
+	// rest is how often the time that a chunk took a look rests after it, so that it
+	// has a tenth of a core at most while it goes on.
+	rest time.Duration
 }
 
 func newLookBounds() lookBounds {
-	return lookBounds{look: readBudget{1 << 17, 128 << 20}, chunk: readBudget{4096, 4 << 20}, batch: 1 << 15, mailbox: 1 << 18, told: 1 << 14}
+	return lookBounds{look: readBudget{1 << 17, 128 << 20}, chunk: readBudget{4096, 4 << 20}, batch: 1 << 15, mailbox: 1 << 18, told: 1 << 14, rest: 9}
 }
 
 // Expiring is what the pillar knows of messages that are about to expire
@@ -161,7 +161,7 @@ func (l *expiringLook) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !sleep(ctx, lookRest*time.Since(begun)) {
+		if !sleep(ctx, l.bounds.rest*time.Since(begun)) {
 			return ctx.Err()
 		}
 		if over {
