@@ -161,11 +161,11 @@ func (r *LaneRig) Flight() int { return len(r.s.flight) }
 func (r *LaneRig) Acked() uint64 { return r.l.acked }
 
 // Look bounds the look for messages that are about to expire: entries read at a
-// time, of one mailbox, and answers in a batch; 0 for what is real. Hurry leaves
-// out the rests.
+// time, of one mailbox, and answers in a batch; 0 for what is real. Seek has it seek
+// mailboxes rather than scan them all; Hurry leaves out the rests.
 type Look struct {
 	Entries, Mailbox, Batch int
-	Hurry                   bool
+	Seek, Hurry             bool
 }
 
 // LookForExpiring looks until a pass is over and returns how many looks it took.
@@ -193,6 +193,9 @@ func (by Look) of(p *Pillar) *expiringLook {
 	b := &l.bounds
 	if by.Entries > 0 {
 		b.look.entries, b.chunk.entries = by.Entries, max(1, by.Entries/2)
+	}
+	if by.Seek {
+		b.seek = 0
 	}
 	if by.Hurry {
 		b.rest = 0
