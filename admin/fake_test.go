@@ -40,6 +40,7 @@ type fakePillar struct {
 	repaired   overlay.Repaired
 	record     overlay.RecordInfo
 	traces     []overlay.Trace
+	links      *overlay.LinkMap
 
 	mu      sync.Mutex
 	added   []string
@@ -116,6 +117,8 @@ func (p *fakePillar) Describe(id overlay.RecordID) (overlay.RecordInfo, bool, er
 func (p *fakePillar) Trace(context.Context, overlay.RecordID) ([]overlay.Trace, error) {
 	return p.traces, p.controlErr
 }
+
+func (p *fakePillar) Links(context.Context) (*overlay.LinkMap, error) { return p.links, p.controlErr }
 
 func (p *fakePillar) ExportBundle(context.Context) (string, overlay.BundleCounts, error) {
 	return "/data/bundles/x.bundle", overlay.BundleCounts{Records: 3, Bytes: 9}, p.controlErr
