@@ -144,6 +144,7 @@ type fakeNode struct {
 	sendErr  error
 
 	statements []overlay.Statement
+	pillars    []overlay.NodePillar
 
 	mu       sync.Mutex
 	out      []overlay.OutMessage
@@ -317,7 +318,7 @@ func (n *fakeNode) Subscribe(ctx context.Context, after uint64, fn func(overlay.
 func (n *fakeNode) Nodes(identity.AccountID, int) ([]overlay.NodeEntry, identity.AccountID, error) {
 	return nil, "", nil
 }
-func (n *fakeNode) Pillars() []overlay.NodePillar { return nil }
+func (n *fakeNode) Pillars() []overlay.NodePillar { return n.pillars }
 func (n *fakeNode) Netcheck(context.Context) (overlay.Netcheck, error) {
 	return n.netcheck, nil
 }

@@ -38,7 +38,7 @@ func TestOpenAPIFitsAnswers(t *testing.T) {
 	now := time.Now()
 	p := &fakePillar{
 		health: []admin.Check{{Name: "store", OK: true}}, ready: []admin.Check{{Name: "store", OK: true}},
-		pillars: []admin.PillarEntry{admin.NewPillarEntry(&overlay.PillarStatus{ID: one, LastSeen: now})},
+		pillars: []admin.PillarEntry{admin.NewPillarEntry(&overlay.PillarStatus{ID: one, LastSeen: now, Trouble: trouble(now)})},
 		sync: overlay.SyncStatus{Logs: []overlay.LogState{{Pillar: one, Position: overlay.Position{Log: overlay.LogID{1}}}},
 			Peers: []overlay.PeerSync{{Pillar: one, Last: &overlay.Round{At: now}}}},
 		statements: []overlay.Statement{{Summary: overlay.Summary{Pillar: one}}},
