@@ -29,7 +29,8 @@ func TestShapes(t *testing.T) {
 		{"trace's receipt", admin.ReceiptEntry{}, "id created received_at"},
 		{"trace's device", admin.DeliveryEntry{}, "device state"},
 		{"pillar's log", admin.LogStatus{}, "id seq"},
-		{"pillar entry", admin.PillarEntry{}, "id name home addrs state connected path rtt_ms missing_here missing_there last_seen standing logs_paused"},
+		{"pillar entry", admin.PillarEntry{}, "id name home addrs state connected path rtt_ms missing_here missing_there last_seen standing logs_paused " +
+			"error error_code error_since error_at next_try trying attempts"},
 		{"sync", admin.NewSyncStatus(&overlay.SyncStatus{}), "vector settled peers missing wanted backlog backlog_per_s unreachable forks paused paused_by"},
 		{"sync's log", admin.VectorEntry{}, "pillar seq hash"},
 		{"sync's settled", admin.SettledEntry{}, "until count digest"},
@@ -41,7 +42,9 @@ func TestShapes(t *testing.T) {
 		{"drain", admin.DrainAnswer{}, "draining nodes_connected"},
 		{"leave", admin.LeaveAnswer{}, "left"},
 		{"revoked", admin.Revoked{}, "pillar serial"},
-		{"node's pillar entry", admin.NodePillarEntry{}, "id name home addrs state connected active standby path rtt_ms last_seen"},
+		{"node's pillar entry", admin.NodePillarEntry{}, "id name home addrs state connected active standby path rtt_ms last_seen " +
+			"error error_code error_since error_at next_try trying attempts"},
+		{"address of an error", overlay.AddrTrouble{}, "addr transport fault error"},
 		{"nodes", admin.NodePage{}, "nodes next"},
 		{"node entry", overlay.NodeEntry{}, "account name devices"},
 		{"device entry", overlay.DeviceEntry{}, "device online pillars last_seen"},

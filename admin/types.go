@@ -100,6 +100,8 @@ type PillarEntry struct {
 	LastSeen     *time.Time          `json:"last_seen"`
 	Standing     overlay.Standing    `json:"standing"`
 	LogsPaused   bool                `json:"logs_paused"` // its logs have used up their share of this pillar's disk
+	// Trouble is why there is no session with it, "" if there is one.
+	overlay.Trouble
 }
 
 // NewPillarEntry gives a status of overlay its JSON shape.
@@ -107,8 +109,9 @@ func NewPillarEntry(s *overlay.PillarStatus) PillarEntry {
 	e := PillarEntry{
 		ID: s.ID, Name: s.Name, Home: s.Home, Addrs: addrTexts(s.Addrs), State: s.State, Connected: s.Connected,
 		Path: s.Path, RTTMS: float64(s.RTT.Microseconds()) / 1000,
-		MissingHere: s.MissingHere, MissingThere: s.MissingThere,
+		MissingHere: s.MissingHere, MissingThere: s.MissingThere, Trouble: s.Trouble,
 	}
+	e.Attempts = listed(e.Attempts)
 	if !s.LastSeen.IsZero() {
 		at := s.LastSeen.UTC()
 		e.LastSeen = &at
@@ -137,13 +140,18 @@ type NodePillarEntry struct {
 	Path      overlay.Path        `json:"path"`
 	RTTMS     float64             `json:"rtt_ms"`
 	LastSeen  *time.Time          `json:"last_seen"`
+	// Trouble is why it is neither active nor the standby, "" if the node did not
+	// try, or does not need it.
+	overlay.Trouble
 }
 
 func nodePillars(list []overlay.NodePillar) []NodePillarEntry {
 	out := make([]NodePillarEntry, len(list))
 	for i, p := range list {
 		out[i] = NodePillarEntry{ID: p.ID, Name: p.Name, Home: p.Home, Addrs: addrTexts(p.Addrs), State: p.State,
-			Connected: p.Connected, Active: p.Active, Standby: p.Standby, Path: p.Path, RTTMS: p.RTTMS, LastSeen: p.LastSeen}
+			Connected: p.Connected, Active: p.Active, Standby: p.Standby, Path: p.Path, RTTMS: p.RTTMS, LastSeen: p.LastSeen,
+			Trouble: p.Trouble}
+		out[i].Attempts = listed(p.Attempts)
 	}
 	return out
 }

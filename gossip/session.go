@@ -149,6 +149,7 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 		err = writeErr // reading failed because writing did
 	}
 	m.log.Info("session ended", "pillar", s.id, "err", err)
+	m.dialer.lost(s.id, err)
 	return err
 }
 
@@ -261,7 +262,7 @@ func (s *session) accept(h *overlay.Hello) error {
 		m.clocks.heard(s.id, h.Time)
 	}
 	if err != nil {
-		return err
+		return overlay.DoubtClock(err, time.Duration(int64(h.Time)-int64(now))*time.Millisecond)
 	}
 	if m.cfg.Roster.Revoked(s.id, info.Admission.Serial) {
 		return overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s: its admission is revoked", s.id)

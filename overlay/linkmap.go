@@ -10,26 +10,27 @@ import (
 	"github.com/obelisk-network/obelisk/identity"
 )
 
-// Transport is what a connection runs on. Its numbers are on the wire.
+// Transport is what a connection between pillars runs on, as a number on the wire.
+// Of a circuit it is that of the connection with the relay.
 type Transport uint8
 
-// Transports. Of a circuit it is that of the connection with the relay.
+// Transports of a connection.
 const (
-	TransportOther Transport = iota // none of these, or not known
-	TransportQUIC
-	TransportTCP
-	TransportWebSocket
+	LinkOther Transport = iota // none of these, or not known
+	LinkQUIC
+	LinkTCP
+	LinkWebSocket
 )
 
-// String returns a word for people and JSON: quic, tcp, websocket or other.
+// String returns a word for people and JSON: quic, tcp, ws or other.
 func (t Transport) String() string {
 	switch t {
-	case TransportQUIC:
-		return "quic"
-	case TransportTCP:
-		return "tcp"
-	case TransportWebSocket:
-		return "websocket"
+	case LinkQUIC:
+		return TransportQUIC
+	case LinkTCP:
+		return TransportTCP
+	case LinkWebSocket:
+		return TransportWebSocket
 	default:
 		return "other"
 	}
@@ -37,15 +38,15 @@ func (t Transport) String() string {
 
 // transportOf is the last transport in a before a circuit.
 func transportOf(a multiaddr.Multiaddr) Transport {
-	t := TransportOther
+	t := LinkOther
 	for i := range a {
 		switch a[i].Protocol().Code {
 		case multiaddr.P_TCP:
-			t = TransportTCP
+			t = LinkTCP
 		case multiaddr.P_QUIC_V1:
-			t = TransportQUIC
+			t = LinkQUIC
 		case multiaddr.P_WS, multiaddr.P_WSS:
-			t = TransportWebSocket
+			t = LinkWebSocket
 		case multiaddr.P_CIRCUIT:
 			return t
 		}

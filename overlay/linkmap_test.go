@@ -17,13 +17,13 @@ func TestLinkOf(t *testing.T) {
 	through := "/p2p/" + relay.String() + "/p2p-circuit"
 	now := time.Now()
 	for addr, want := range map[string]overlay.PillarLink{
-		"/ip4/192.0.2.1/udp/4001/quic-v1":           {Path: overlay.PathDirect, Transport: overlay.TransportQUIC},
-		"/ip6/2001:db8::1/tcp/4001":                 {Path: overlay.PathDirect, Transport: overlay.TransportTCP},
-		"/ip4/192.0.2.1/tcp/443/ws":                 {Path: overlay.PathDirect, Transport: overlay.TransportWebSocket},
-		"/ip4/192.0.2.1":                            {Path: overlay.PathDirect, Transport: overlay.TransportOther},
-		"/ip4/192.0.2.1/udp/4001/quic-v1" + through: {Path: overlay.PathRelayed, Transport: overlay.TransportQUIC, Through: relay},
-		"/ip4/192.0.2.1/tcp/4001" + through:         {Path: overlay.PathRelayed, Transport: overlay.TransportTCP, Through: relay},
-		"/p2p-circuit":                              {Path: overlay.PathRelayed, Transport: overlay.TransportOther},
+		"/ip4/192.0.2.1/udp/4001/quic-v1":           {Path: overlay.PathDirect, Transport: overlay.LinkQUIC},
+		"/ip6/2001:db8::1/tcp/4001":                 {Path: overlay.PathDirect, Transport: overlay.LinkTCP},
+		"/ip4/192.0.2.1/tcp/443/ws":                 {Path: overlay.PathDirect, Transport: overlay.LinkWebSocket},
+		"/ip4/192.0.2.1":                            {Path: overlay.PathDirect, Transport: overlay.LinkOther},
+		"/ip4/192.0.2.1/udp/4001/quic-v1" + through: {Path: overlay.PathRelayed, Transport: overlay.LinkQUIC, Through: relay},
+		"/ip4/192.0.2.1/tcp/4001" + through:         {Path: overlay.PathRelayed, Transport: overlay.LinkTCP, Through: relay},
+		"/p2p-circuit":                              {Path: overlay.PathRelayed, Transport: overlay.LinkOther},
 	} {
 		want.With, want.RTT, want.Age = other, time.Millisecond, time.Minute
 		got := overlay.LinkOf(&overlay.PeerInfo{Peer: peer.ID(other), Path: want.Path, Remote: multiaddr.StringCast(addr),
@@ -39,9 +39,9 @@ func TestLinkOf(t *testing.T) {
 func TestLinkEdges(t *testing.T) {
 	a, b, c, d := identity.PillarID("a"), identity.PillarID("b"), identity.PillarID("c"), identity.PillarID("d")
 	direct := func(with identity.PillarID, rtt, age time.Duration) overlay.PillarLink {
-		return overlay.PillarLink{With: with, Path: overlay.PathDirect, Transport: overlay.TransportQUIC, RTT: rtt, Age: age}
+		return overlay.PillarLink{With: with, Path: overlay.PathDirect, Transport: overlay.LinkQUIC, RTT: rtt, Age: age}
 	}
-	relayed := overlay.PillarLink{With: a, Path: overlay.PathRelayed, Transport: overlay.TransportTCP, Through: c, RTT: 5, Age: 70}
+	relayed := overlay.PillarLink{With: a, Path: overlay.PathRelayed, Transport: overlay.LinkTCP, Through: c, RTT: 5, Age: 70}
 	m := &overlay.LinkMap{Reports: []overlay.LinkReport{
 		{Pillar: b, Answered: true, Links: []overlay.PillarLink{relayed, direct(c, 3, 4)}},
 		{Pillar: a, Answered: true, Links: []overlay.PillarLink{direct(b, 9, 60), direct(d, 1, 1)}},

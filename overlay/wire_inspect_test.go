@@ -10,12 +10,11 @@ import (
 )
 
 // inspectSamples are the messages with which operators ask.
-func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.PillarID, refusal *overlay.Error) map[string]overlay.Message {
+func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.PillarID, account identity.AccountID, refusal *overlay.Error) map[string]overlay.Message {
 	first, second := identity.PillarID(edID(seedKey("device"))), pillar
 	if first > second {
 		first, second = second, first
 	}
-	account := identity.AccountID(edID(seedKey("account")))
 	return map[string]overlay.Message{
 		"stubs asked for": &overlay.Stubs{N: 5, Shorts: []uint64{1, 1 << 63}},
 		"stubs": &overlay.Stubs{N: 5, Answer: true, Next: 2, Stubs: []overlay.Stub{
@@ -36,8 +35,8 @@ func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.Pil
 		"compared, refused": &overlay.Compared{N: 7, Err: refusal},
 		"links":             &overlay.LinksMsg{N: 8},
 		"linked": &overlay.LinkedMsg{N: 8, Links: []overlay.PillarLink{
-			{With: first, Path: overlay.PathDirect, Transport: overlay.TransportQUIC, RTT: 1250 * time.Microsecond, Age: 90 * time.Second},
-			{With: second, Path: overlay.PathRelayed, Through: first, Transport: overlay.TransportTCP, RTT: time.Minute, Age: 400 * 24 * time.Hour}}},
+			{With: first, Path: overlay.PathDirect, Transport: overlay.LinkQUIC, RTT: 1250 * time.Microsecond, Age: 90 * time.Second},
+			{With: second, Path: overlay.PathRelayed, Through: first, Transport: overlay.LinkTCP, RTT: time.Minute, Age: 400 * 24 * time.Hour}}},
 		"linked to nobody": &overlay.LinkedMsg{N: 8},
 	}
 }

@@ -135,6 +135,7 @@ func New(cfg Config) (*Host, error) {
 		libp2p.ConnectionManager(trimmer),
 		libp2p.ConnectionGater(gate),
 		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
+		libp2p.WithDialTimeout(addrTimeout),
 		libp2p.EnableRelay(), // the client's side: dial and accept circuits
 		// A hundred failed dials, an outage of all known pillars, must not make the
 		// host give up on UDP or IPv6: the next pillar may be reachable by no
@@ -312,20 +313,20 @@ func (h *Host) Connect(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 		h.gate.know(p, bare)
 	}
 	h.host.Peerstore().AddAddrs(p, bare, peerstore.AddressTTL)
-	if err := h.dial(ctx, p); err != nil {
+	if err := h.dial(ctx, p, bare...); err != nil {
 		return fmt.Errorf("connect to %s: %w", p, err)
 	}
 	return nil
 }
 
-// dial connects to p, by whatever its addresses in the peerstore allow, and
-// waits until both sides have identified themselves: a peer to whom this host
+// dial connects to p, by whatever its addresses in the peerstore allow, asked
+// among them, and waits until both sides have identified themselves: a peer to whom this host
 // is a stranger hangs up only then, when for this end the handshake is over.
-func (h *Host) dial(ctx context.Context, p peer.ID) error {
+func (h *Host) dial(ctx context.Context, p peer.ID, asked ...multiaddr.Multiaddr) error {
 	_ = h.host.Peerstore().SetProtocols(p) // what an earlier connection spoke
 	if err := h.host.Connect(allowLimited(ctx), peer.AddrInfo{ID: p}); err != nil {
 		h.forgetWrong(p, err)
-		return h.dialError(err)
+		return h.dialError(err, asked...)
 	}
 	// Identify fails on a pillar with too much to do, which is no harm, and on a
 	// connection that is ending, which shows a moment later.
@@ -338,10 +339,15 @@ func (h *Host) dial(ctx context.Context, p peer.ID) error {
 		}
 	}
 	if best(h.swarm.ConnsToPeer(p)) == nil {
-		return fmt.Errorf("%w: the peer hung up", overlay.ErrUnreachable)
+		return &overlay.DialError{Cause: errHungUp}
 	}
 	return nil
 }
+
+// addrTimeout bounds the attempt at one address. It is less than a node gives a
+// pillar: an attempt that ends with the caller's context says nothing of any
+// address.
+const addrTimeout = 8 * time.Second
 
 // hangUpWait is how long a connection may take to end after identify failed.
 const hangUpWait = 200 * time.Millisecond

@@ -4,11 +4,16 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -234,6 +239,125 @@ func TestSharedPort(t *testing.T) {
 		}
 		ask(t, c, h.Self(), a.String())
 	}
+}
+
+// TestWhyNotReached: what came of each address, whatever noticed it, is told apart.
+func TestWhyNotReached(t *testing.T) {
+	silent, err := net.ListenPacket("udp4", "127.0.0.1:0") // takes packets and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	// A connection is made, and nothing is said over it; one that is ended.
+	mute, rude := accepting(t, func(net.Conn) {}), accepting(t, func(c net.Conn) { c.Close() })
+	other := listening(t, relay.Config{Role: relay.RolePillar}, tcp, quic)
+	down := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
+	closed := down.Addrs()[0]
+	free, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	freed := port(free)
+	free.Close()
+	if err := down.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	web, web2 := httptest.NewServer(http.NotFoundHandler()), httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	defer web2.Close()
+	want := map[string]overlay.Fault{
+		closed.String(): overlay.FaultRefused,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/ws", freed):                                       overlay.FaultRefused,
+		fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", silent.LocalAddr().(*net.UDPAddr).Port): overlay.FaultTimeout,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", mute):                                           overlay.FaultTimeout,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", rude):                                           overlay.FaultTurnedAway,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port(web.Listener)):                             overlay.FaultNoPillar,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/ws", port(web2.Listener)):                         overlay.FaultNoPillar,
+		"/dns4/pillar.example/tcp/4001":                                                      overlay.FaultNoName,
+		"/ip4/127.0.0.1/udp/9/webrtc-direct":                                                 overlay.FaultUnsupported,
+		closed.String() + "/p2p/" + other.Self().String() + "/p2p-circuit":                   overlay.FaultNoRelay,
+		other.Addrs()[0].String():                                                            overlay.FaultWrongPeer,
+		other.Addrs()[1].String():                                                            overlay.FaultWrongPeer,
+	}
+	cfg := relay.Config{}
+	relay.Simulate(&cfg, libp2p.WithDialTimeout(time.Second), libp2p.MultiaddrResolver(noNames{}))
+	c := newHost(t, cfg, tcp)
+	var addrs []multiaddr.Multiaddr
+	for a := range want {
+		addrs = append(addrs, multiaddr.StringCast(a))
+	}
+	got := whyNot(t, c, down.Self(), addrs)
+	for a, fault := range want {
+		if got[a] != fault {
+			t.Errorf("%s: %q, want %q", a, got[a], fault)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d attempts at %d addresses", len(got), len(want))
+	}
+	// The caller's patience ends before any address's.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	err = c.Connect(ctx, down.Self(), addrs)
+	var de *overlay.DialError
+	if !errors.As(err, &de) || len(de.Attempts) != 0 || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, overlay.ErrUnreachable) {
+		t.Errorf("cut short: %v", err)
+	}
+}
+
+// whyNot is what came of each address.
+func whyNot(t *testing.T, h *relay.Host, p peer.ID, addrs []multiaddr.Multiaddr) map[string]overlay.Fault {
+	t.Helper()
+	var de *overlay.DialError
+	if err := h.Connect(within(t), p, addrs); !errors.As(err, &de) {
+		t.Fatalf("%v is no DialError", err)
+	}
+	got := make(map[string]overlay.Fault)
+	for _, a := range de.Attempts {
+		got[a.Addr.String()] = a.Fault
+		t.Logf("%s: %s: %s", a.Addr, a.Fault, a.Detail)
+	}
+	return got
+}
+
+// accepting is a port where do is called for every connection, which ends with the
+// test.
+func accepting(t *testing.T, do func(net.Conn)) int {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	work.Go(func() {
+		var held []net.Conn
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				break
+			}
+			held = append(held, c)
+			do(c)
+		}
+		for _, c := range held {
+			c.Close()
+		}
+	})
+	t.Cleanup(func() { l.Close(); work.Wait() })
+	return port(l)
+}
+
+func port(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
+
+// noNames is a DNS that knows none.
+type noNames struct{}
+
+func (noNames) ResolveDNSAddr(context.Context, peer.ID, multiaddr.Multiaddr, int, int) ([]multiaddr.Multiaddr, error) {
+	return nil, errors.New("no such host")
+}
+
+func (noNames) ResolveDNSComponent(context.Context, multiaddr.Multiaddr, int) ([]multiaddr.Multiaddr, error) {
+	return nil, errors.New("no such host")
 }
 
 // A dial that failed must not keep the next from being tried.
