@@ -67,7 +67,6 @@ func (h *Host) dialError(err error, asked ...multiaddr.Multiaddr) error {
 
 // faultOf says in a word what an attempt at an address came to.
 func faultOf(a multiaddr.Multiaddr, err error) overlay.Fault {
-	var ne net.Error
 	switch {
 	case isMismatch(err):
 		return overlay.FaultWrongPeer
@@ -82,7 +81,7 @@ func faultOf(a multiaddr.Multiaddr, err error) overlay.Fault {
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EPERM),
 		errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EADDRNOTAVAIL):
 		return overlay.FaultNoRoute
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+	case isTimeout(err):
 		return overlay.FaultTimeout
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return overlay.FaultHungUp
@@ -170,12 +169,14 @@ func streamError(err error) error {
 	if isUnspoken(err) {
 		return fmt.Errorf("%w: %w", overlay.ErrProtocol, err)
 	}
-	var ne net.Error
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
-		return os.ErrDeadlineExceeded
-	}
-	if errors.As(err, &ne) && ne.Timeout() {
+	if isTimeout(err) {
 		return os.ErrDeadlineExceeded
 	}
 	return err
+}
+
+// isTimeout reports whether err says that a time ran out.
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
 }

@@ -17,6 +17,9 @@ import (
 // RankDials is rankDials, for its test.
 var RankDials = rankDials
 
+// FaultOf is faultOf, for what loopback cannot show.
+var FaultOf = faultOf
+
 // PunchLoopback has holes punched to loopback addresses, where tests live.
 func PunchLoopback(c *Config) { c.punchLoopback = true }
 
@@ -89,6 +92,22 @@ func Punching(h *Host, p peer.ID) bool {
 // HasPunched reports whether h says that it punched a hole.
 func HasPunched(h *Host) bool { return h.hasPunched.Load() }
 
+// OfferedBy is how many circuits p has open to h, unmade ones included.
+func OfferedBy(h *Host, p peer.ID) int {
+	h.stops.mu.Lock()
+	defer h.stops.mu.Unlock()
+	return h.stops.open[p]
+}
+
+// MaxOffered is how many one relay may have.
+const MaxOffered = maxStops
+
+// StopTimeout is how long h waits for a relay that offers a circuit.
+func StopTimeout(h *Host, d time.Duration) { h.stops.timeout = d }
+
+// ServeStop has h take an offer, with next instead of libp2p's client.
+func ServeStop(h *Host, s network.Stream, next network.StreamHandler) { h.stops.serve(s, next) }
+
 // ResourceManager is what counts connections for cfg.
 func ResourceManager(cfg Config) (network.ResourceManager, error) {
 	cfg, err := cfg.withDefaults()
@@ -131,4 +150,17 @@ func KnockAt(ctx context.Context, to netip.AddrPort) (bool, error) {
 func Telling(seen ...string) (out []string) {
 	out = append(out, telling(seen, netip.MustParseAddr)...)
 	return out
+}
+
+// Native is the libp2p stream below s.
+func Native(s overlay.Stream) network.Stream { return s.(stream).s }
+
+// Retirer is a peer whose circuits a direct connection has replaced, long ago.
+type Retirer struct{ x pair }
+
+// Retire is retire.
+func (r *Retirer) Retire(h *Host, circuits ...network.Conn) {
+	now := time.Now()
+	r.x.direct = now.Add(-2 * lingerMax)
+	h.retire(&r.x, circuits, now)
 }

@@ -24,6 +24,7 @@ type metrics struct {
 	relayRefused    *prometheus.CounterVec // reason
 	relayedBytes    prometheus.Counter
 	probes          *prometheus.CounterVec // outcome
+	offers          *prometheus.CounterVec // outcome
 }
 
 // How a packet travels.
@@ -119,6 +120,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refuseStranger, refuseMalformed, refuseAccount, refusePrefix, refuseTotal, refuseOpen, refuseReserved)
 	m.probes = vec("nat_questions_total", "Questions of others about their NAT, by outcome: answered, refused or malformed.",
 		"outcome", probeAnswered, probeRefused, probeMalformed)
+	m.offers = vec("circuits_offered_total", "Circuits that relays offered to this host, by outcome: taken, or refused: unreserved, crowd, malformed or stalled.",
+		"outcome", offerTaken, offerUnreserved, offerCrowd, offerMalformed, offerStalled)
 	m.relayedBytes = one("relayed_bytes_total", "Bytes relayed for others.")
 	return m
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -166,6 +167,47 @@ func TestCircuitLingers(t *testing.T) {
 	// The upgrade came after the begin, however late it was noticed here.
 	if d := time.Since(begun); d < 3*time.Second {
 		t.Errorf("a stream on the circuit was cut %v after the upgrade", d)
+	}
+}
+
+// stalling is a circuit whose relay does not take its goodbye.
+type stalling struct {
+	network.Conn
+	begun, end chan struct{}
+}
+
+func (s *stalling) GetStreams() []network.Stream { return nil }
+
+func (s *stalling) Close() error {
+	s.begun <- struct{}{}
+	<-s.end
+	return nil
+}
+
+// A circuit that cannot be closed is closed by one goroutine, however often it is
+// looked at.
+func TestCircuitIsClosedOnce(t *testing.T) {
+	h := newHost(t, relay.Config{})
+	one := &stalling{begun: make(chan struct{}, 64), end: make(chan struct{})}
+	two := &stalling{begun: make(chan struct{}, 64), end: make(chan struct{})}
+	var r relay.Retirer
+	for range 32 {
+		r.Retire(h, one)
+	}
+	r.Retire(h, one, two)
+	<-two.begun
+	close(one.end)
+	close(two.end)
+	r.Retire(h, two)
+	r.Retire(h, one)                     // a circuit that comes again is another one
+	if err := h.Shutdown(); err != nil { // which waits for all that were begun
+		t.Fatal(err)
+	}
+	if n := len(one.begun); n != 2 {
+		t.Errorf("closed %d times, want 2", n)
+	}
+	if n := len(two.begun); n != 0 {
+		t.Errorf("closed %d times, want 1", n+1)
 	}
 }
 
