@@ -56,14 +56,15 @@ func TestExpiringUnconfirmed(t *testing.T) {
 		const h, life = time.Hour, 72 * time.Hour
 		then := func(when string, messages, accounts int) {
 			t.Helper()
-			time.Sleep(3 * time.Minute) // virtual; a look every two
+			time.Sleep(4 * time.Minute) // virtual; the pillar looks every two
 			rig.wantExpiring(when, messages, accounts)
 		}
 		rig.take(bob.receipt(alice.id(), -60*h), // of something else
 			alice.mail(47*h, life, bob.id()),
 			alice.mail(50*h, 96*h, dave.id()),
 			alice.mail(10*h, 30*h, dave.id()),
-			dave.mail(5*h, 10*h+4*time.Minute, dave.id()))
+			dave.mail(5*h, 10*h+14*time.Minute, dave.id()))
+		time.Sleep(time.Minute) // so that no look is just going on
 		then("what ends later than in a day, or has not lived half of its life", 0, 0)
 		then("a day before, and half of its life is over", 1, 1)
 		// Alice's copy to herself is answered by nobody; carol's, to nobody else, is.
