@@ -135,7 +135,7 @@ func (c *PillarConfig) Validate() error {
 // (lookups and the mailbox check), pillar_record.go (its own roster record:
 // renewed, revoked, left), pillar_apply.go (runs of others' logs),
 // pillar_clock.go and pillar_expiry.go (time), scrub.go (what the disk lost),
-// pillar_logbytes.go (what the logs of others keep here), pillar_compare.go
+// pillar_mend.go (what the disk damaged), pillar_logbytes.go (what the logs of others keep here), pillar_compare.go
 // (whether all hold the same), pillar_nodes.go (the directory for operators),
 // pillar_metrics.go.
 type Pillar struct {
@@ -152,6 +152,8 @@ type Pillar struct {
 	submits chan submitJob // sessions to gather
 	work    chan *chunk    // gather to the verify workers
 	commits chan commitJob // everybody to the committer
+	mends   chan struct{}  // of capacity 1: the store is to be mended
+	scrubs  chan struct{}  // of capacity 1: the scrub is to begin anew
 	chunks  sync.Pool      // of *chunk
 	queued  atomic.Int64   // bytes of submissions on their way, see maxQueued
 
@@ -183,7 +185,8 @@ type Pillar struct {
 	convergence Convergence
 	diverging   atomic.Int64 // pillars that diverged at the last look
 	caughtUp    catchUp
-	scrubbed    atomic.Bool // a pass of the scrub is over: vectors may become cursors
+	scrubbed    atomic.Bool   // a pass of the scrub is over: vectors may become cursors
+	mended      atomic.Uint64 // how often something was cut out of the store in this run
 
 	// mu guards what a commit publishes and who is told of it. It is taken
 	// before any session's own lock, and never held across I/O.
@@ -228,6 +231,8 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		submits:    make(chan submitJob, submitQueue),
 		work:       make(chan *chunk, runtime.GOMAXPROCS(0)),
 		commits:    make(chan commitJob, commitQueue),
+		mends:      make(chan struct{}, 1),
+		scrubs:     make(chan struct{}, 1),
 		started:    make(chan struct{}),
 		ending:     make(chan struct{}),
 		quit:       make(chan struct{}),
@@ -318,6 +323,7 @@ func (p *Pillar) Run(ctx context.Context, mesh Mesh) error {
 	others.Go(func() { p.questionLoop(ctx) })
 	others.Go(func() { p.tickLoop(ctx) })
 	others.Go(func() { p.scrubLoop(ctx) })
+	others.Go(func() { p.mendLoop(ctx) })
 	p.caughtUp.begin(p.now(), p.othersKnown())
 	close(p.started)
 
@@ -425,6 +431,7 @@ func (p *Pillar) Status() PillarSelfStatus {
 		Draining:   p.draining.Load(),
 		Full:       p.disk.full.Load(),
 		Failed:     p.failure(),
+		Damaged:    stats.Damaged,
 		CatchingUp: p.caughtUp.waits.Load(),
 		Diverged:   int(p.diverging.Load()),
 	}
@@ -479,6 +486,7 @@ type PillarSelfStatus struct {
 	Draining       bool
 	Full           bool
 	Failed         error // the store failed: reads only
+	Damaged        error // what of the store cannot be read, and what to do about it
 	// CatchingUp: what other pillars had when this run began is still coming, or
 	// none of those known was reached yet.
 	CatchingUp bool
