@@ -125,7 +125,7 @@ func (c *PillarConfig) Validate() error {
 //	pillar_share.go      an account's part of the queues
 //	pillar_submit.go     chunks of submissions, verified by all cores
 //	pillar_admission.go  what is refused although it is valid
-//	pillar_quota.go      what a submission costs, and who pays
+//	pillar_quota.go      what a submission costs, and who pays (pillar_quotadisk.go: on disk)
 //	pillar_commit.go     the group commit and what follows from it
 //	pillar_mailbox.go    mailboxes: pages, pushes, cursors
 //	pillar_copies.go     watermarks: on how many pillars
@@ -251,7 +251,6 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 	}
 	p.roster = NewRoster(p.verifier)
 	p.copies.init()
-	p.quotas.init()
 	p.questions.init()
 	if err := p.load(); err != nil {
 		return nil, fmt.Errorf("pillar: load: %w", err)
@@ -287,7 +286,7 @@ func (p *Pillar) load() error {
 	}
 	p.local = view.LastLocal()
 	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now()), p.mailboxes.load(view), p.logBytes.load(view),
-		p.newLogs.load(view, p.now()))
+		p.newLogs.load(view, p.now()), p.quotas.load(view, p.now()))
 }
 
 // loadLacks adds the lacks to the states that were loaded. Those of no entry
@@ -385,17 +384,23 @@ func (p *Pillar) tickLoop(ctx context.Context) {
 func (p *Pillar) saveNow(ctx context.Context) {
 	values := append(p.clock.values(p.now()), p.mailboxes.values()...)
 	values = append(values, p.logBytes.values()...)
+	debts, unsaved := p.quotaValues()
+	values = append(values, debts...)
 	if values = append(values, p.rosterLocals()...); len(values) == 0 {
 		return
 	}
-	if err := p.commitValues(ctx, values); err != nil && ctx.Err() == nil {
-		p.log.Warn("values not saved", "err", err)
+	if err := p.commitValues(ctx, values); err != nil {
+		if unsaved(); ctx.Err() == nil {
+			p.log.Warn("values not saved", "err", err)
+		}
 	}
 }
 
 // saveLast is saveNow for the end of Run, when only the committer still runs.
 func (p *Pillar) saveLast() {
 	values := append(p.clock.values(p.now()), p.mailboxes.values()...)
+	debts, _ := p.quotaValues()
+	values = append(values, debts...)
 	if values = append(values, p.logBytes.values()...); p.failure() == nil {
 		p.commits <- commitJob{values: values, done: make(chan error, 1)}
 	}
