@@ -20,8 +20,9 @@ var ErrPassphrase = errors.New("wrong passphrase, or not a backup of an account"
 const (
 	minPassphrase = 10       // characters of a backup's passphrase
 	maxBackup     = 64 << 10 // bytes of a backup
-	// maxWork bounds what opening a backup may cost, as scrypt's log2 N: this
-	// package writes 18, about a second.
+	// What opening a backup costs, as scrypt's log2 N: work is about a second, and
+	// maxWork what somebody else's may be.
+	work    = 18
 	maxWork = 20
 )
 
@@ -30,6 +31,10 @@ const (
 // act as the account and add devices to it. It is a backup, not the way to add a
 // device, and nothing else is in it: no messages, no contacts.
 func ExportAccount(dir, passphrase string) ([]byte, error) {
+	return exportAccount(dir, passphrase, work)
+}
+
+func exportAccount(dir, passphrase string, work int) ([]byte, error) {
 	if len(passphrase) < minPassphrase {
 		return nil, fmt.Errorf("%w: the passphrase has %d characters; at least %d are wanted", ErrConfig, len(passphrase), minPassphrase)
 	}
@@ -44,6 +49,7 @@ func ExportAccount(dir, passphrase string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("backup: %w", err)
 	}
+	to.SetWorkFactor(work)
 	var out bytes.Buffer
 	text := armor.NewWriter(&out)
 	w, err := age.Encrypt(text, to)

@@ -32,16 +32,20 @@ func TestAccountBackup(t *testing.T) {
 	if err != nil || !bytes.HasPrefix(backup, []byte("-----BEGIN AGE ENCRYPTED FILE-----")) {
 		t.Fatalf("%q, %v", backup, err)
 	}
+	quick, err := obelisk.ExportAccountQuickly(dir, pass)
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	other := t.TempDir()
 	for name, bad := range map[string]struct {
 		data []byte
 		pass string
 	}{
-		"wrong passphrase": {backup, pass + "s"},
-		"no passphrase":    {backup, ""},
-		"cut":              {backup[:len(backup)/2], pass},
-		"changed":          {bytes.Replace(backup, []byte("A"), []byte("B"), 1), pass},
+		"wrong passphrase": {quick, pass + "s"},
+		"no passphrase":    {quick, ""},
+		"cut":              {quick[:len(quick)/2], pass},
+		"changed":          {bytes.Replace(quick, []byte("A"), []byte("B"), 1), pass},
 		"another file":     {[]byte("hello"), pass},
 		"huge":             {bytes.Repeat([]byte{'x'}, 1<<20), pass},
 	} {
@@ -52,7 +56,7 @@ func TestAccountBackup(t *testing.T) {
 	if got, err := obelisk.ImportAccount(other, backup, pass); err != nil || got != account {
 		t.Fatalf("%s, %v; want %s", got, err, account)
 	}
-	if _, err := obelisk.ImportAccount(other, backup, pass); !errors.Is(err, fs.ErrExist) {
+	if _, err := obelisk.ImportAccount(other, quick, pass); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("in the place of an account: %v", err)
 	}
 	m, err := obelisk.OpenNode(t.Context(), obelisk.NodeConfig{Dir: other})
@@ -63,7 +67,7 @@ func TestAccountBackup(t *testing.T) {
 	if m.Account() != account || m.Device() == device {
 		t.Errorf("account %s and device %s; want the same account on another device", m.Account(), m.Device())
 	}
-	if _, err := obelisk.ImportAccount(other, backup, pass); !errors.Is(err, obelisk.ErrLocked) {
+	if _, err := obelisk.ImportAccount(other, quick, pass); !errors.Is(err, obelisk.ErrLocked) {
 		t.Errorf("while it runs: %v", err)
 	}
 }

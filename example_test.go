@@ -59,7 +59,7 @@ func ExampleOpenPillar() {
 
 // A node needs a directory and, at its first start, one pillar.
 func ExampleOpenNode() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	dir, remove := tempDir()
 	defer remove()
@@ -84,7 +84,7 @@ func ExampleOpenNode() {
 // Send returns when the message is on this disk; Wait when it is as far as one
 // wants to know.
 func ExampleNode_Send() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	dir, remove := tempDir()
 	defer remove()
@@ -123,7 +123,7 @@ func startNode(ctx context.Context, dir, name string, pillar *obelisk.Pillar) *o
 // Inbox yields what is not acknowledged, and then what comes. A message that
 // was acknowledged is never yielded again, whatever happens to the process.
 func ExampleNode_Inbox() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	dir, remove := tempDir()
 	defer remove()

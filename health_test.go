@@ -86,9 +86,6 @@ func TestHealth(t *testing.T) {
 	}
 	held := two.Status().Records
 	one, c = n.watched(dir, "127.0.0.1:0", two.JoinLink())
-	if failing := n.failing(c); failing == "" {
-		t.Error("it is ready as it starts")
-	}
 	n.until("one is ready again", func() bool {
 		switch failing := n.failing(c); failing {
 		case "":

@@ -129,7 +129,7 @@ func TestClosedRegistration(t *testing.T) {
 		}
 	}
 	p = openPillar(t, cfg)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := alice.AddPillar(ctx, p.JoinLink()); err != nil {
 		t.Errorf("alice, who is allowed: %v", err)
@@ -149,7 +149,7 @@ func TestClosedRegistration(t *testing.T) {
 func TestWrongNetwork(t *testing.T) {
 	t.Parallel()
 	ours, theirs := openPillar(t, pillarConfig(t)), openPillar(t, pillarConfig(t))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	wrong := &overlay.Error{Code: overlay.CodeWrongNetwork}
 	if err := ours.AddPillar(ctx, theirs.JoinLink()); !errors.Is(err, wrong) {

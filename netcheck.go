@@ -2,9 +2,11 @@ package obelisk
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -26,6 +28,10 @@ const (
 	// natPatience is how long a second pillar is waited for, so that none has to be
 	// called for the question alone.
 	natPatience = 5 * time.Second
+	// answerIn is how long a connected peer has to answer, askedAtOnce how many are
+	// asked at the same time.
+	answerIn    = 4 * time.Second
+	askedAtOnce = 256
 )
 
 // Netcheck finds out how this node reaches others and is reached: how its NAT
@@ -44,9 +50,14 @@ func (n *Node) Netcheck(ctx context.Context) (overlay.Netcheck, error) {
 	begin := time.Now()
 	pillars := parts.core.Pillars()
 	pillars = slices.DeleteFunc(pillars, func(p overlay.NodePillar) bool { return p.State == overlay.PillarLeft })
+	connected := connectedOf(pillars, parts.core.ContactPaths())
 	surveying, cancel := context.WithTimeout(ctx, netcheckTimeout)
 	defer cancel()
+	var work sync.WaitGroup
+	var mute map[peer.ID]bool
+	work.Go(func() { mute = silent(surveying, parts.host, connected) })
 	found := parts.host.Survey(surveying, surveyed(pillars), true)
+	work.Wait()
 	if err := ctx.Err(); err != nil {
 		return overlay.Netcheck{}, err
 	}
@@ -56,10 +67,17 @@ func (n *Node) Netcheck(ctx context.Context) (overlay.Netcheck, error) {
 		Mapping: found.Mapping, Filtering: found.Filtering, Reachability: found.Reachability,
 		Public: append([]overlay.SeenAddr{}, found.Seen...), Pillars: []overlay.NetcheckPillar{}, Contacts: []overlay.NetcheckContact{},
 	}
+	paths := make(map[PillarID]overlay.Path) // now
+	for _, p := range parts.core.Pillars() {
+		paths[p.ID] = p.Path
+	}
 	for _, p := range pillars {
-		at := overlay.NetcheckPillar{ID: p.ID, Name: p.Name, Path: p.Path,
+		at := overlay.NetcheckPillar{ID: p.ID, Name: p.Name, Path: paths[p.ID],
 			Reserved:   time.Now().Before(parts.host.ReservedUntil(peer.ID(p.ID))),
 			Transports: append([]overlay.NetcheckTransport{}, found.Tried[peer.ID(p.ID)]...)}
+		if mute[peer.ID(p.ID)] {
+			at.Path, at.Reserved = overlay.PathNone, false
+		}
 		c.Pillars = append(c.Pillars, at)
 	}
 	names := make(map[AccountID]string)
@@ -71,10 +89,60 @@ func (n *Node) Netcheck(ctx context.Context) (overlay.Netcheck, error) {
 		if !p.Since.IsZero() {
 			x.Since = &p.Since
 		}
+		// A new path, found while the old one was asked, is no silent one.
+		if mute[peer.ID(p.Device)] && !p.Since.After(begin) {
+			x.Path, x.RTTMS, x.Since, x.Why = overlay.PathNone, 0, nil, overlay.WhySilent
+		}
 		c.Contacts = append(c.Contacts, x)
 	}
 	c.Conclude(found.TCPMapping, found.Punched)
 	return c, nil
+}
+
+// connectedOf are the peers with a connection.
+func connectedOf(pillars []overlay.NodePillar, contacts []overlay.ContactPath) (list []peer.ID) {
+	for _, p := range pillars {
+		if p.Connected {
+			list = append(list, peer.ID(p.ID))
+		}
+	}
+	for _, c := range contacts {
+		if c.Path != overlay.PathNone {
+			list = append(list, peer.ID(c.Device))
+		}
+	}
+	return list
+}
+
+// silent are those of the connected peers that do not answer now. A connection
+// outlives its other end, or the NAT's mapping that it went through, by half a
+// minute: what netcheck calls connected has to have answered.
+func silent(ctx context.Context, peers overlay.Peers, connected []peer.ID) map[peer.ID]bool {
+	var (
+		work   sync.WaitGroup
+		mu     sync.Mutex
+		mute   = make(map[peer.ID]bool) // guarded by mu
+		asking = make(chan struct{}, askedAtOnce)
+	)
+	for _, p := range connected {
+		select {
+		case asking <- struct{}{}:
+		case <-ctx.Done(): // of who was not asked nothing is said
+			continue
+		}
+		work.Go(func() {
+			defer func() { <-asking }()
+			ctx, cancel := context.WithTimeout(ctx, answerIn)
+			defer cancel()
+			if err := peers.Probe(ctx, p); errors.Is(err, context.DeadlineExceeded) { // others say nothing, or that the connection is gone
+				mu.Lock()
+				mute[p] = true
+				mu.Unlock()
+			}
+		})
+	}
+	work.Wait()
+	return mute
 }
 
 // surveyed are pillars as a host asks them: those that the node works with first.

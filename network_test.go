@@ -30,7 +30,7 @@ type network struct {
 }
 
 func newNetwork(t *testing.T) *network {
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	t.Cleanup(cancel)
 	n := &network{t: t, ctx: ctx, key: filepath.Join(t.TempDir(), "network.key")}
 	if _, _, err := identity.LoadOrCreateNetworkKey(n.key); err != nil {
@@ -97,7 +97,7 @@ func (n *network) send(from *obelisk.Node, to *obelisk.Node, text string, want o
 	if err != nil {
 		n.t.Fatalf("send %q: %v", text, err)
 	}
-	ctx, cancel := context.WithTimeout(n.ctx, 40*time.Second)
+	ctx, cancel := context.WithTimeout(n.ctx, patience)
 	defer cancel()
 	sent, err = from.Wait(ctx, sent.Handle, want)
 	if err != nil {
@@ -117,7 +117,7 @@ func (n *network) receive(node *obelisk.Node, texts ...string) {
 	for _, text := range texts {
 		want[text] = true
 	}
-	ctx, cancel := context.WithTimeout(n.ctx, 40*time.Second)
+	ctx, cancel := context.WithTimeout(n.ctx, patience)
 	defer cancel()
 	for m, err := range node.Inbox(ctx) {
 		if err != nil {

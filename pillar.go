@@ -481,7 +481,7 @@ func (p *Pillar) Status() PillarStatus {
 		RelayedCircuits: p.host.Circuits(), PillarsAlive: 1, Converged: p.core.Converged(others),
 		ClockSkewMS: s.ClockSkew.Milliseconds(), ClockWarning: s.ClockText, Standing: s.Standing,
 		Draining: s.Draining, Full: s.Full, CatchingUp: s.CatchingUp, Diverged: s.Diverged,
-		Home: p.home != nil, Relays: []PillarID{},
+		Home: p.home != nil, Relays: []PillarID{}, Expiring: admin.NewExpiringStatus(&s.Expiring),
 	}
 	if p.home != nil {
 		out.Relays = append(out.Relays, p.home.relays()...)

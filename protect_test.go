@@ -70,7 +70,7 @@ func TestProtected(t *testing.T) {
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for !slices.Equal(one.protected.peers(), peers(two.ID())) || !slices.Equal(two.protected.peers(), peers(one.ID())) ||
 		!slices.Equal(node.current().protected.peers(), peers(one.ID(), two.ID())) {
 		select {

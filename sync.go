@@ -47,6 +47,11 @@ func (p *Pillar) Trace(ctx context.Context, id RecordID) ([]overlay.Trace, error
 	return p.mesh.Trace(ctx, id)
 }
 
+// Links asks every connected pillar who it is connected to and returns within
+// two seconds who is connected to whom, as they say. What they said in the last
+// three seconds is not asked again. The map must not be modified.
+func (p *Pillar) Links(ctx context.Context) (*overlay.LinkMap, error) { return p.mesh.Links(ctx) }
+
 // PauseRounds stops audit rounds from being begun here, or lets them go on.
 func (p *Pillar) PauseRounds(on bool) { p.mesh.PauseRounds(on) }
 

@@ -20,7 +20,7 @@ type Action struct {
 	From    string    `json:"from"`    // the address it came from; "" on a socket
 	Agent   string    `json:"agent"`   // what the caller calls itself, cut at 128 bytes; not trusted
 	Request string    `json:"request"` // method, path and query
-	Status  int       `json:"status"`  // of the answer
+	Status  int       `json:"status"`  // of the answer; 0: it broke off before one
 	TookMS  float64   `json:"took_ms"`
 }
 
@@ -129,23 +129,25 @@ func (g *guard) written(w http.ResponseWriter, r *http.Request, right string) {
 		return
 	}
 	began := time.Now()
-	noted := &notedAnswer{ResponseWriter: w, status: http.StatusOK}
+	noted := &notedAnswer{ResponseWriter: w}
+	defer func() { // also when the handler panics
+		action := Action{Time: began.UTC(), Caller: right, Agent: cut(r.UserAgent(), 128),
+			Request: r.Method + " " + cut(r.URL.RequestURI(), 512), Status: noted.status, TookMS: tookMS(time.Since(began))}
+		if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+			action.From = host
+		}
+		if err := g.cfg.Actions.Add(action); err != nil && g.cfg.Logger != nil {
+			g.cfg.Logger.Error("an action is missing in the audit log", "request", action.Request, "err", err)
+		}
+	}()
 	g.next.ServeHTTP(noted, r)
-	action := Action{Time: began.UTC(), Caller: right, Agent: cut(r.UserAgent(), 128),
-		Request: r.Method + " " + cut(r.URL.RequestURI(), 512), Status: noted.status, TookMS: tookMS(time.Since(began))}
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		action.From = host
-	}
-	if err := g.cfg.Actions.Add(action); err != nil && g.cfg.Logger != nil {
-		g.cfg.Logger.Error("an action is missing in the audit log", "request", action.Request, "err", err)
-	}
 }
 
 func isRead(r *http.Request) bool {
 	return r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
 }
 
-// notedAnswer notes the status of an answer.
+// notedAnswer notes the status of an answer: 0 while there is none.
 type notedAnswer struct {
 	http.ResponseWriter
 	status int
@@ -155,6 +157,14 @@ type notedAnswer struct {
 func (a *notedAnswer) WriteHeader(status int) {
 	a.status = status
 	a.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (a *notedAnswer) Write(b []byte) (int, error) {
+	if a.status == 0 {
+		a.status = http.StatusOK
+	}
+	return a.ResponseWriter.Write(b)
 }
 
 // Unwrap lets http.ResponseController find the connection.

@@ -1,8 +1,10 @@
 package admin_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,5 +109,37 @@ func TestActionLogGoesOn(t *testing.T) {
 	}
 	if b, err := os.ReadFile(path); err != nil || strings.Count(string(b), "POST /v1/drain") != 2 {
 		t.Errorf("%d bytes, %v: lines are lost", len(b), err)
+	}
+}
+
+// panickyPillar breaks off what it is asked to change.
+type panickyPillar struct{ *fakePillar }
+
+func (panickyPillar) SetDrain(context.Context, bool) (int, error) { panic(http.ErrAbortHandler) }
+
+// TestActionLogOfPanics: what broke off is written down too.
+func TestActionLogOfPanics(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	log, err := admin.OpenActionLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := admin.NewPillarHandler(panickyPillar{&fakePillar{}}, nil, admin.Config{Token: testToken, Actions: log})
+	func() {
+		defer func() { recover() }()
+		r := httptest.NewRequest("POST", "http://localhost/v1/drain", nil)
+		r.Header.Set("Authorization", "Bearer "+testToken)
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		t.Error("no panic")
+	}()
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `"request":"POST /v1/drain","status":0,`; !strings.Contains(string(b), want) {
+		t.Errorf("the log is %q, want %s in it", b, want)
 	}
 }

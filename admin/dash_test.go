@@ -1,8 +1,10 @@
 package admin_test
 
 import (
+	"context"
 	"net/http"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +29,8 @@ func dashPillar(t testing.TB) (p *fakePillar, self, bad, home identity.PillarID)
 	self, bad, home = newPillarID(t), newPillarID(t), newPillarID(t)
 	seen := time.Now()
 	p = &fakePillar{status: admin.PillarStatus{ID: self.String(), Name: "vesta", Network: "net", Version: "1", Records: 12,
-		PillarsAlive: 3, Standing: overlay.StandingAdmitted, ClockWarning: hostile}}
+		PillarsAlive: 3, Standing: overlay.StandingAdmitted, ClockWarning: hostile,
+		Expiring: admin.ExpiringStatus{Messages: 1200, Accounts: 3, AtLeast: true, LookedAt: &seen}}}
 	p.pillars = []admin.PillarEntry{
 		{ID: bad, Name: hostile, State: overlay.PillarAlive, Connected: true, Path: overlay.PathDirect, RTTMS: 2.5, MissingHere: 7, MissingThere: 3,
 			Addrs: []string{"/dns4/" + hostile}, Standing: overlay.StandingAdmitted},
@@ -51,7 +54,8 @@ func dashPillar(t testing.TB) (p *fakePillar, self, bad, home identity.PillarID)
 		Unreachable: []overlay.Unreachable{{Pillar: home, Log: overlay.LogID{2}, From: 3, To: 9}},
 		Forks:       []overlay.ForkStatus{{Pillar: bad, Log: overlay.LogID{3}, Since: time.Now()}}}
 	p.diff = overlay.Diff{Here: self, There: bad, OnlyHere: []overlay.Difference{{ID: overlay.RecordID{9}, Why: overlay.AbsentNever, Detail: hostile}}}
-	p.traces = []overlay.Trace{{Pillar: self, Answered: true, Has: true}, {Pillar: bad, Answered: true, Why: overlay.AbsentVoid, Detail: hostile}, {Pillar: home}}
+	p.traces = []overlay.Trace{{Pillar: self, Answered: true, Has: true, Recipients: []overlay.RecipientTrace{
+		{Account: newAccount(t), Devices: []overlay.DeviceDelivery{{Device: identity.NewDeviceKey().ID(), State: overlay.DeliveryPushed}}}}}, {Pillar: bad, Answered: true, Why: overlay.AbsentVoid, Detail: hostile}, {Pillar: home}}
 	return p, self, bad, home
 }
 
@@ -59,13 +63,14 @@ func dashPillar(t testing.TB) (p *fakePillar, self, bad, home identity.PillarID)
 func pagesOf(self, bad identity.PillarID) map[string][]string {
 	record := overlay.RecordID{9}
 	return map[string][]string{
-		"/": {"1 of 3 pillars holds other records.", "−3", "Divergence.", "Forked log.", "Clock.", "Gone.", "Unreachable records.", "Audit paused.",
-			`class="foreign"`, "2.5 ms", "repaired"},
+		"/": {"1 of 3 pillars holds other records.", "−3", "Divergence.", "Forked log.", "Clock.", "Gone.", "Unreachable records.", "Audit paused.", "Expiring unconfirmed.",
+			"At least 1,200 messages end within a day, and 3 recipients have written no receipt to the author since",
+			`data-ends="0 1"`, "2.5 ms", "repaired"},
 		"/fragments/overview":                              {"1 of 3 pillars"},
 		"/pillar/" + self.String():                         {"this one"},
 		"/pillar/" + bad.String():                          {"List differences", "Its records differ"},
 		"/pillar/" + bad.String() + "?diff=1":              {"never arrived", "/trace/" + record.String()},
-		"/trace/" + record.String():                        {"1 of 3 pillars holds it.", "void", "did not answer"},
+		"/trace/" + record.String():                        {"1 of 3 pillars holds it.", "void", "did not answer", "Was it confirmed?", "not confirmed", "was sent it"},
 		"/search?q=" + "%3Cscript%3E":                      {"Nothing is called that."},
 		"/pillar/nonsense":                                 {"bad_request"},
 		"/pillar/" + identity.NewPillarKey().ID().String(): {"not_found"},
@@ -247,7 +252,7 @@ func TestPageVerdict(t *testing.T) {
 	}
 }
 
-// The largest page: 50 pillars, 200 logs, an hour of samples.
+// The largest page: 50 pillars, each connected with every other, 200 logs.
 func BenchmarkOverview(b *testing.B) {
 	p, _, _, _ := dashPillar(b)
 	for i := range 48 {
@@ -261,7 +266,33 @@ func BenchmarkOverview(b *testing.B) {
 			p.sync.Logs = append(p.sync.Logs, overlay.LogState{Pillar: id, Position: overlay.Position{Log: overlay.LogID{9, byte(i), byte(j)}, Seq: 7}})
 		}
 	}
-	h := admin.NewPillarHandler(p, nil, admin.Config{Token: testToken})
+	all := []identity.PillarID{newPillarID(b)}
+	p.status.ID = all[0].String()
+	for i := range p.pillars {
+		all = append(all, p.pillars[i].ID)
+	}
+	p.links = &overlay.LinkMap{At: time.Now()}
+	for _, a := range all {
+		r := overlay.LinkReport{Pillar: a, Answered: true}
+		for _, with := range all {
+			if with != a {
+				r.Links = append(r.Links, overlay.PillarLink{With: with, Path: overlay.PathDirect, Transport: overlay.LinkQUIC, RTT: time.Millisecond})
+			}
+		}
+		p.links.Reports = append(p.links.Reports, r)
+	}
+	w := admin.NewWatch(p, nil)
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithCancel(b.Context())
+	go func() { ended <- w.Run(ctx) }()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	h := admin.NewPillarHandler(p, nil, admin.Config{Token: testToken, Watch: w})
+	for !strings.Contains(get(b, h, "/").Body.String(), `data-ends="1 2"`) {
+		runtime.Gosched()
+	}
 	bytes := 0
 	for b.Loop() {
 		bytes = len(get(b, h, "/").Body.Bytes())

@@ -13,6 +13,7 @@ type traceView struct {
 	ID       overlay.RecordID
 	Record   *RecordEntry // nil: it is not held here
 	Rows     []traceRow
+	Outcomes []outcomeRow
 	Holders  int
 	Silent   int
 	Answered int
@@ -21,6 +22,17 @@ type traceView struct {
 type traceRow struct {
 	TraceEntry
 	Name pillarName
+}
+
+// outcomeRow is a recipient of the message.
+type outcomeRow struct {
+	Outcome
+	Devices []deviceRow
+}
+
+type deviceRow struct {
+	DeliveryAt
+	At pillarName
 }
 
 func (d *dashboard) tracePage(w http.ResponseWriter, r *http.Request) error {
@@ -46,7 +58,15 @@ func (d *dashboard) tracePage(w http.ResponseWriter, r *http.Request) error {
 	for _, p := range d.p.Pillars() {
 		names[p.ID] = nameOf(p.ID, p.Name)
 	}
-	for _, t := range newTrace(list) {
+	entries := newTrace(list)
+	for _, o := range Outcomes(entries) {
+		row := outcomeRow{Outcome: o}
+		for _, x := range o.Devices {
+			row.Devices = append(row.Devices, deviceRow{x, naming(names, x.Pillar)})
+		}
+		v.Outcomes = append(v.Outcomes, row)
+	}
+	for _, t := range entries {
 		v.Rows = append(v.Rows, traceRow{t, naming(names, t.Pillar)})
 		switch {
 		case !t.Answered:

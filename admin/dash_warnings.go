@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/obelisk-network/obelisk/identity"
@@ -64,7 +65,11 @@ func warningsOf(s *PillarStatus, sy *overlay.SyncStatus, others []PillarEntry, s
 			if p.LastSeen != nil {
 				seen = "It was last seen at " + whenText(p.LastSeen) + "."
 			}
-			add("Gone", "%s is not reached. %s It is tried again for ever.", n.Text, seen).Pillar = n
+			why := ""
+			if p.Error != "" {
+				why = ": " + p.Error
+			}
+			add("Gone", "%s is not reached%s. %s It is tried again for ever.", n.Text, why, seen).Pillar = n
 		case p.State == overlay.PillarFull:
 			add("Disk full there", "%s takes no records for want of disk.", n.Text).Pillar = n
 		}
@@ -85,6 +90,9 @@ func warningsOf(s *PillarStatus, sy *overlay.SyncStatus, others []PillarEntry, s
 		n := naming(names, u.Pillar)
 		add("Unreachable records", "Entries %s to %s of log %s were never seen by a pillar in reach; %s may still have them.",
 			countText(u.From), countText(u.To), tailText(u.Log.String()), n.Text).Pillar = n
+	}
+	if text := s.Expiring.Text(); text != "" {
+		add("Expiring unconfirmed", "%s%s: as far as pillars can see they did not arrive. “obelisk nodes” shows who is away; a message’s trace shows what its recipients’ devices were sent.", strings.ToUpper(text[:1]), text[1:])
 	}
 	mild := func(title, format string, args ...any) *warning {
 		w := add(title, format, args...)

@@ -114,6 +114,9 @@ type TraceEntry struct {
 	Expires    *time.Time        `json:"expires"`
 	Why        overlay.Absence   `json:"why"` // why it has it not
 	Detail     string            `json:"detail"`
+	// Recipients, of a message: one for each account whose receipt its author
+	// waits for.
+	Recipients []RecipientEntry `json:"recipients"`
 }
 
 func newTrace(list []overlay.Trace) []TraceEntry {
@@ -121,7 +124,7 @@ func newTrace(list []overlay.Trace) []TraceEntry {
 	for i := range list {
 		t := &list[i]
 		out[i] = TraceEntry{Pillar: t.Pillar, Answered: t.Answered, Has: t.Has, ReceivedAt: received(t), Via: viaText(t),
-			Dots: dotEntries(t.Dots), Expires: instantOf(t.Expires), Why: t.Why, Detail: t.Detail}
+			Dots: dotEntries(t.Dots), Expires: instantOf(t.Expires), Why: t.Why, Detail: t.Detail, Recipients: newRecipients(t.Recipients)}
 	}
 	return out
 }

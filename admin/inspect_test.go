@@ -65,12 +65,14 @@ func TestDiffAndRepair(t *testing.T) {
 func TestRecordAndTrace(t *testing.T) {
 	one, two := identity.NewPillarKey().ID(), identity.NewPillarKey().ID()
 	alice, bob := newAccount(t), newAccount(t)
+	device := identity.NewDeviceKey().ID()
 	const ms = 1_790_000_000_000
 	at := time.UnixMilli(ms).UTC()
 	expires := at.Add(time.Hour)
 	id, dot := overlay.RecordID{7}, overlay.Dot{Log: overlay.LogID{3}, Seq: 5}
 	held := overlay.Trace{Pillar: one, Answered: true, Has: true, Kind: overlay.KindMessage, Created: ms, Expires: ms + 3_600_000, Size: 700,
-		Received: at, Via: overlay.ViaFollow, Dots: []overlay.Dot{dot}}
+		Received: at, Via: overlay.ViaFollow, Dots: []overlay.Dot{dot}, Recipients: []overlay.RecipientTrace{{Account: bob, More: true,
+			Receipts: []overlay.ReceiptSeen{{ID: overlay.RecordID{8}, Created: ms + 1, Received: at}}, Devices: []overlay.DeviceDelivery{{Device: device, State: overlay.DeliverySaved}}}}}
 	p := &fakePillar{
 		record: overlay.RecordInfo{Trace: held, ID: id, Author: string(alice), To: []identity.AccountID{bob}},
 		traces: []overlay.Trace{held, {Pillar: two, Answered: true, Why: overlay.AbsentVoid, Detail: "no valid record"}, {Pillar: two, Why: overlay.AbsentUnknown}},
@@ -87,9 +89,11 @@ func TestRecordAndTrace(t *testing.T) {
 	}
 	list, err := c.Trace(t.Context(), id)
 	traces := []admin.TraceEntry{
-		{Pillar: one, Answered: true, Has: true, ReceivedAt: &at, Via: "follow", Dots: []admin.DotEntry{{Log: dot.Log, Seq: 5}}, Expires: &expires},
-		{Pillar: two, Answered: true, Dots: []admin.DotEntry{}, Why: overlay.AbsentVoid, Detail: "no valid record"},
-		{Pillar: two, Dots: []admin.DotEntry{}, Why: overlay.AbsentUnknown}}
+		{Pillar: one, Answered: true, Has: true, ReceivedAt: &at, Via: "follow", Dots: []admin.DotEntry{{Log: dot.Log, Seq: 5}}, Expires: &expires,
+			Recipients: []admin.RecipientEntry{{Account: bob, More: true, Receipts: []admin.ReceiptEntry{{ID: overlay.RecordID{8}, Created: at.Add(time.Millisecond), ReceivedAt: at}},
+				Devices: []admin.DeliveryEntry{{Device: device, State: overlay.DeliverySaved}}}}},
+		{Pillar: two, Answered: true, Dots: []admin.DotEntry{}, Why: overlay.AbsentVoid, Detail: "no valid record", Recipients: []admin.RecipientEntry{}},
+		{Pillar: two, Dots: []admin.DotEntry{}, Why: overlay.AbsentUnknown, Recipients: []admin.RecipientEntry{}}}
 	if err != nil || !reflect.DeepEqual(list, traces) {
 		t.Errorf("%+v, %v\nwant\n%+v", list, err, traces)
 	}

@@ -22,9 +22,15 @@ func TestShapes(t *testing.T) {
 		keys  string
 	}{
 		{"pillar status", admin.PillarStatus{}, "role id name network version started uptime_s listen log records mailboxes store_bytes " +
-			"nodes_connected relayed_circuits pillars_alive converged clock_skew_ms clock_warning standing draining full catching_up diverged home relays"},
+			"nodes_connected relayed_circuits pillars_alive converged clock_skew_ms clock_warning standing draining full catching_up diverged home relays expiring_unconfirmed"},
+		{"expiring", admin.ExpiringStatus{}, "messages accounts at_least looked_at"},
+		{"trace", admin.TraceEntry{}, "pillar answered has received_at via dots expires why detail recipients"},
+		{"trace's recipient", admin.RecipientEntry{}, "account receipts more devices"},
+		{"trace's receipt", admin.ReceiptEntry{}, "id created received_at"},
+		{"trace's device", admin.DeliveryEntry{}, "device state"},
 		{"pillar's log", admin.LogStatus{}, "id seq"},
-		{"pillar entry", admin.PillarEntry{}, "id name home addrs state connected path rtt_ms missing_here missing_there last_seen standing logs_paused"},
+		{"pillar entry", admin.PillarEntry{}, "id name home addrs state connected path rtt_ms missing_here missing_there last_seen standing logs_paused " +
+			"error error_code error_since error_at next_try trying attempts"},
 		{"sync", admin.NewSyncStatus(&overlay.SyncStatus{}), "vector settled peers missing wanted backlog backlog_per_s unreachable forks paused paused_by"},
 		{"sync's log", admin.VectorEntry{}, "pillar seq hash"},
 		{"sync's settled", admin.SettledEntry{}, "until count digest"},
@@ -33,10 +39,16 @@ func TestShapes(t *testing.T) {
 		{"totals", admin.RoundTotals{}, "rounds equal failed differences fetched sent bytes_sent bytes_received"},
 		{"round's answer", admin.RoundAnswer{}, "fetched sent bytes took_ms result differences"},
 		{"convergence", admin.ConvergenceEntry{}, "pillar settled_until count digest equal age_ms agreement compared unequal since key full"},
+		{"links", admin.LinksAnswer{}, "at took_ms pillars links"},
+		{"links' pillar", admin.LinksPillar{}, "pillar answered links"},
+		{"link", admin.LinkEntry{}, "a b word path through transport rtt_ms since as_a as_b"},
+		{"link of one end", admin.LinkSide{}, "path through transport rtt_ms since"},
 		{"drain", admin.DrainAnswer{}, "draining nodes_connected"},
 		{"leave", admin.LeaveAnswer{}, "left"},
 		{"revoked", admin.Revoked{}, "pillar serial"},
-		{"node's pillar entry", admin.NodePillarEntry{}, "id name home addrs state connected active standby path rtt_ms last_seen"},
+		{"node's pillar entry", admin.NodePillarEntry{}, "id name home addrs state connected active standby path rtt_ms last_seen " +
+			"error error_code error_since error_at next_try trying attempts"},
+		{"address of an error", overlay.AddrTrouble{}, "addr transport fault error"},
 		{"nodes", admin.NodePage{}, "nodes next"},
 		{"node entry", overlay.NodeEntry{}, "account name devices"},
 		{"device entry", overlay.DeviceEntry{}, "device online pillars last_seen"},

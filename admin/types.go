@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
@@ -40,6 +41,41 @@ type PillarStatus struct {
 	// it holds reservations then, so that it is reached through them.
 	Home   bool                `json:"home"`
 	Relays []identity.PillarID `json:"relays"`
+	// Expiring is what it knows of messages that are about to expire unconfirmed.
+	Expiring ExpiringStatus `json:"expiring_unconfirmed"`
+}
+
+// ExpiringStatus counts messages that end within a day, have lived half of their
+// life, and of which at least one recipient has written no receipt to their
+// author since they were created.
+type ExpiringStatus struct {
+	Messages int        `json:"messages"`
+	Accounts int        `json:"accounts"` // recipients that have not
+	AtLeast  bool       `json:"at_least"` // there may be more: not everything was looked at
+	LookedAt *time.Time `json:"looked_at"`
+}
+
+// NewExpiringStatus gives what overlay knows its JSON shape.
+func NewExpiringStatus(e *overlay.Expiring) ExpiringStatus {
+	s := ExpiringStatus{Messages: e.Messages, Accounts: e.Accounts, AtLeast: e.AtLeast}
+	if !e.At.IsZero() {
+		at := e.At.UTC()
+		s.LookedAt = &at
+	}
+	return s
+}
+
+// Text says it in words; "" if there are none.
+func (e *ExpiringStatus) Text() string {
+	if e.Messages == 0 {
+		return ""
+	}
+	atLeast := ""
+	if e.AtLeast {
+		atLeast = "at least "
+	}
+	return fmt.Sprintf("%s%s %s within a day, and %s %s written no receipt to the author since", atLeast,
+		countText(e.Messages), plural(e.Messages, "message ends", "messages end"), countText(e.Accounts), plural(e.Accounts, "recipient has", "recipients have"))
 }
 
 // LogStatus is the log a pillar writes in this run; ID is "" before its first
@@ -64,6 +100,8 @@ type PillarEntry struct {
 	LastSeen     *time.Time          `json:"last_seen"`
 	Standing     overlay.Standing    `json:"standing"`
 	LogsPaused   bool                `json:"logs_paused"` // its logs have used up their share of this pillar's disk
+	// Trouble is why there is no session with it, "" if there is one.
+	overlay.Trouble
 }
 
 // NewPillarEntry gives a status of overlay its JSON shape.
@@ -71,8 +109,9 @@ func NewPillarEntry(s *overlay.PillarStatus) PillarEntry {
 	e := PillarEntry{
 		ID: s.ID, Name: s.Name, Home: s.Home, Addrs: addrTexts(s.Addrs), State: s.State, Connected: s.Connected,
 		Path: s.Path, RTTMS: float64(s.RTT.Microseconds()) / 1000,
-		MissingHere: s.MissingHere, MissingThere: s.MissingThere,
+		MissingHere: s.MissingHere, MissingThere: s.MissingThere, Trouble: s.Trouble,
 	}
+	e.Attempts = listed(e.Attempts)
 	if !s.LastSeen.IsZero() {
 		at := s.LastSeen.UTC()
 		e.LastSeen = &at
@@ -101,13 +140,18 @@ type NodePillarEntry struct {
 	Path      overlay.Path        `json:"path"`
 	RTTMS     float64             `json:"rtt_ms"`
 	LastSeen  *time.Time          `json:"last_seen"`
+	// Trouble is why it is neither active nor the standby, "" if the node did not
+	// try, or does not need it.
+	overlay.Trouble
 }
 
 func nodePillars(list []overlay.NodePillar) []NodePillarEntry {
 	out := make([]NodePillarEntry, len(list))
 	for i, p := range list {
 		out[i] = NodePillarEntry{ID: p.ID, Name: p.Name, Home: p.Home, Addrs: addrTexts(p.Addrs), State: p.State,
-			Connected: p.Connected, Active: p.Active, Standby: p.Standby, Path: p.Path, RTTMS: p.RTTMS, LastSeen: p.LastSeen}
+			Connected: p.Connected, Active: p.Active, Standby: p.Standby, Path: p.Path, RTTMS: p.RTTMS, LastSeen: p.LastSeen,
+			Trouble: p.Trouble}
+		out[i].Attempts = listed(p.Attempts)
 	}
 	return out
 }

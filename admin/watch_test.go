@@ -36,7 +36,9 @@ func TestWatchCharts(t *testing.T) {
 		reg := prometheus.NewRegistry()
 		taken := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "obelisk_overlay_submissions_total"}, []string{"result"})
 		backlog := prometheus.NewGauge(prometheus.GaugeOpts{Name: "obelisk_gossip_follow_lag_entries"})
-		reg.MustRegister(taken, backlog)
+		pushed := prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_overlay_pushes_total"})
+		paged := prometheus.NewCounter(prometheus.CounterOpts{Name: "obelisk_overlay_paged_total"})
+		reg.MustRegister(taken, backlog, pushed, paged)
 		w := admin.NewWatch(p, reg)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
@@ -49,10 +51,13 @@ func TestWatchCharts(t *testing.T) {
 		synctest.Wait() // the first look at the counters
 		taken.WithLabelValues("stored").Add(500)
 		taken.WithLabelValues("quota").Add(9000) // is not taken
+		pushed.Add(30)                           // what is delivered is both
+		paged.Add(270)
 		backlog.Set(1234)
 		time.Sleep(11 * time.Second)
 		body := get(t, h, "/").Body.String()
-		if !strings.Contains(body, `Taken from nodes over the last hour: now 50, at most 50 records/s`) || !strings.Contains(body, `Backlog over the last hour: now 1,234,`) {
+		if !strings.Contains(body, `Taken from nodes over the last hour: now 50, at most 50 records/s`) ||
+			!strings.Contains(body, `Delivered over the last hour: now 30, at most 30 records/s`) || !strings.Contains(body, `Backlog over the last hour: now 1,234,`) {
 			t.Errorf("the charts: %s", body[strings.Index(body, `id="charts"`):])
 		}
 		time.Sleep(59 * time.Minute)

@@ -70,7 +70,9 @@ func (l *auditor) read(greeted chan struct{}) {
 				greeted = nil
 			}
 			continue
-		case *overlay.Got:
+		case *overlay.Got, *overlay.LinkedMsg:
+		case *overlay.LinksMsg:
+			question = true
 		case *overlay.Root:
 			question = !m.Answer
 		case *overlay.Cells:

@@ -33,13 +33,13 @@ type dialer struct {
 
 	mu      sync.Mutex
 	hand    map[identity.PillarID][]multiaddr.Multiaddr // guarded by mu; addresses given by hand
-	targets map[identity.PillarID]chan struct{}         // guarded by mu; wakes each reach
+	targets map[identity.PillarID]*target               // guarded by mu; one for each reach
 }
 
 func newDialer(m *Mesh) *dialer {
 	d := &dialer{m: m, wake: make(chan struct{}, 1), slots: make(chan struct{}, maxDials),
 		hand:    map[identity.PillarID][]multiaddr.Multiaddr{},
-		targets: map[identity.PillarID]chan struct{}{}}
+		targets: map[identity.PillarID]*target{}}
 	for _, b := range m.cfg.Bootstrap {
 		d.remember(b)
 	}
@@ -71,19 +71,16 @@ func (d *dialer) poke() {
 func (d *dialer) shownUp(p identity.PillarID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if wake := d.targets[p]; wake != nil {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
+	if t := d.targets[p]; t != nil {
+		t.poke()
 	}
 }
 
 // run starts one reach for every pillar that becomes known.
 func (d *dialer) run(ctx context.Context) {
 	for {
-		for _, p := range d.fresh() {
-			d.m.spawn(func(ctx context.Context) { d.reach(ctx, p.id, p.wake) })
+		for _, t := range d.fresh() {
+			d.m.spawn(func(ctx context.Context) { d.reach(ctx, t) })
 		}
 		select {
 		case <-d.wake:
@@ -93,21 +90,90 @@ func (d *dialer) run(ctx context.Context) {
 	}
 }
 
+// target is a pillar that a session is wanted with.
 type target struct {
 	id   identity.PillarID
-	wake chan struct{}
+	wake chan struct{} // capacity 1: try at once
+
+	mu      sync.Mutex
+	trouble overlay.Trouble // guarded by mu; why there is no session, and the plan
+}
+
+func (t *target) poke() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// failed takes note of why there is no session.
+func (t *target) failed(err error, at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	trying, next := t.trouble.Trying, t.trouble.NextTry
+	t.trouble.Failed(err, at)
+	t.trouble.Trying, t.trouble.NextTry = trying, next
+}
+
+// trying says that it is being tried, or that it was and when it is next, the
+// zero time for not at all.
+func (t *target) trying(on bool, next time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.trouble.Trying = on
+	t.trouble.Planned(next)
+}
+
+// well says that there is a session.
+func (t *target) well() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.trouble = overlay.Trouble{}
+}
+
+// lost takes note of the end of a session with p, if there is no other.
+func (d *dialer) lost(p identity.PillarID, err error) {
+	if err == nil || errors.Is(err, context.Canceled) {
+		err = errSessionLost
+	}
+	d.mu.Lock()
+	t := d.targets[p]
+	d.mu.Unlock()
+	if t != nil && d.m.sessions.get(peer.ID(p)) == nil {
+		t.well() // until now
+		t.failed(err, d.m.cfg.Now())
+	}
+}
+
+// trouble is why there is no session with p, by the roster first: who is no
+// pillar any more is not tried.
+func (d *dialer) trouble(p identity.PillarID) overlay.Trouble {
+	byRoster := d.m.cfg.Roster.Trouble(p, d.m.now())
+	d.mu.Lock()
+	t := d.targets[p]
+	d.mu.Unlock()
+	if t == nil || d.parted(p) {
+		return byRoster
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.trouble.Error == "" {
+		byRoster.Trying, byRoster.NextTry = t.trouble.Trying, t.trouble.NextTry
+		return byRoster
+	}
+	return t.trouble
 }
 
 // fresh returns the pillars that no reach cares for yet.
-func (d *dialer) fresh() (fresh []target) {
+func (d *dialer) fresh() (fresh []*target) {
 	entries := d.m.cfg.Roster.Entries()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	add := func(p identity.PillarID) {
 		if p != d.m.self && d.targets[p] == nil {
-			wake := make(chan struct{}, 1)
-			d.targets[p] = wake
-			fresh = append(fresh, target{p, wake})
+			t := &target{id: p, wake: make(chan struct{}, 1)}
+			d.targets[p] = t
+			fresh = append(fresh, t)
 		}
 	}
 	for p := range d.hand {
@@ -119,12 +185,14 @@ func (d *dialer) fresh() (fresh []target) {
 	return fresh
 }
 
-// reach keeps a session with p until ctx ends.
-func (d *dialer) reach(ctx context.Context, p identity.PillarID, wake chan struct{}) {
+// reach keeps a session with t until ctx ends.
+func (d *dialer) reach(ctx context.Context, t *target) {
+	p := t.id
 	wrong := wrongAddrs{count: map[string]int{}}
 	pause := d.m.cfg.DialMin
 	for ctx.Err() == nil {
 		if s := d.m.sessions.get(peer.ID(p)); s != nil {
+			t.well()
 			select {
 			case <-s.done:
 			case <-ctx.Done():
@@ -134,25 +202,46 @@ func (d *dialer) reach(ctx context.Context, p identity.PillarID, wake chan struc
 			d.wait(ctx, d.jitter(pause/4), nil)
 			continue
 		}
-		if d.parted(p) || d.parted(d.m.self) || d.m.scores.refused(peer.ID(p)) > 0 {
+		if err := d.pointless(p); err != nil {
+			t.failed(err, d.m.cfg.Now())
 			pause = d.m.cfg.DialMax // who is back comes by itself
 		} else {
+			t.trying(true, time.Time{})
 			had, err := d.try(ctx, p, &wrong)
 			if had {
 				pause = d.m.cfg.DialMin
 				d.wait(ctx, d.jitter(pause/4), nil)
 				continue
 			}
+			if ctx.Err() == nil {
+				t.failed(err, d.m.cfg.Now())
+			}
 			if code := codeOf(err); code == overlay.CodeWrongNetwork {
 				pause = d.m.cfg.DialMax
 			}
 		}
-		if d.wait(ctx, d.jitter(pause), wake) {
+		wait := d.jitter(pause)
+		t.trying(false, d.m.cfg.Now().Add(wait))
+		if d.wait(ctx, wait, t.wake) {
 			pause = min(2*pause, d.m.cfg.DialMax)
 		} else {
 			pause = d.m.cfg.DialMin
 		}
 	}
+}
+
+// pointless says why p need not be tried now; nil if it is.
+func (d *dialer) pointless(p identity.PillarID) error {
+	now := d.m.now()
+	switch {
+	case d.parted(p):
+		return d.m.cfg.Roster.NotAdmitted(p, now)
+	case d.parted(d.m.self):
+		return overlay.Refuse(overlay.CodeNotAdmitted, "this pillar itself is none any more")
+	case d.m.scores.refused(peer.ID(p)) > 0:
+		return overlay.Refuse(overlay.CodeNotAdmitted, "it broke the rules again and again, and is refused for a while")
+	}
+	return nil
 }
 
 // parted reports whether p is revoked or has left.
@@ -165,11 +254,8 @@ func (d *dialer) parted(p identity.PillarID) bool {
 func (d *dialer) again() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, wake := range d.targets {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
+	for _, t := range d.targets {
+		t.poke()
 	}
 }
 

@@ -83,7 +83,7 @@ func (m *Mesh) traceAt(ctx context.Context, s *session, sought []overlay.Sought,
 func (m *Mesh) Trace(ctx context.Context, id overlay.RecordID) ([]overlay.Trace, error) {
 	ctx, cancel := context.WithTimeout(ctx, traceWait)
 	defer cancel()
-	sought := overlay.Sought{ID: id}
+	sought := overlay.Sought{ID: id, Recipients: true}
 	mine, err := m.trace([]overlay.Sought{sought})
 	if err != nil {
 		return nil, err
@@ -101,11 +101,13 @@ func (m *Mesh) Trace(ctx context.Context, id overlay.RecordID) ([]overlay.Trace,
 	// they do not.
 	if known, ok := placeIn(traces); ok {
 		sought = known
-		sought.ID = id
-		if mine, err = m.trace([]overlay.Sought{sought}); err != nil {
-			return nil, err
+		sought.ID, sought.Recipients = id, true
+		if !traces[0].Has {
+			if mine, err = m.trace([]overlay.Sought{sought}); err != nil {
+				return nil, err
+			}
+			traces[0] = mine[0]
 		}
-		traces[0] = mine[0]
 		m.askAll(ctx, sought, traces, place)
 	}
 	return traces, nil

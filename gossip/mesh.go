@@ -57,6 +57,7 @@ type Mesh struct {
 	doubts    *doubts
 	scores    *scores
 	seen      *seen
+	links     *linkRounds
 	followers *budget
 	fresh     atomic.Int64  // live batches being written
 	reads     chan struct{} // one value a batch of history being read
@@ -106,6 +107,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.fetcher = newFetcher(m)
 	m.doubts, m.scores, m.seen = newDoubts(m), newScores(m), newSeen()
 	m.audit, m.wants, m.compares = newAudit(m), newWants(m), newCompares(m)
+	m.links = newLinkRounds(m)
 	var err error
 	if m.forks, err = newForks(m); err != nil {
 		return nil, err

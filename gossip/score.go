@@ -56,6 +56,7 @@ var weights = map[string]float64{
 	faultRounds:      10,
 	faultDeep:        10,
 	faultCompare:     10,
+	faultLinks:       10,
 }
 
 // scores counts what pillars did wrong, and refuses those that repeat it.

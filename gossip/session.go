@@ -48,6 +48,7 @@ type session struct {
 	audit   *auditLink
 	asked   overlay.Tokens // of Locate from them; the reader's
 	stray   overlay.Tokens // of Located that is too late; the reader's
+	links   overlay.Tokens // of Links from them; the reader's
 
 	mu      sync.Mutex
 	seen    time.Time                          // guarded by mu; last message
@@ -148,6 +149,7 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 		err = writeErr // reading failed because writing did
 	}
 	m.log.Info("session ended", "pillar", s.id, "err", err)
+	m.dialer.lost(s.id, err)
 	return err
 }
 
@@ -183,7 +185,8 @@ func (s *session) greet() error {
 		return err
 	}
 	if busy, ok := msg.(*overlay.Busy); ok && busy.Err != nil {
-		return fmt.Errorf("refused by the pillar: %w", busy.Err)
+		skew, _ := s.m.clocks.skew(s.id)
+		return overlay.DoubtClock(fmt.Errorf("refused by the pillar: %w", busy.Err), skew)
 	}
 	hello, ok := msg.(*overlay.Hello)
 	if !ok {
@@ -260,7 +263,7 @@ func (s *session) accept(h *overlay.Hello) error {
 		m.clocks.heard(s.id, h.Time)
 	}
 	if err != nil {
-		return err
+		return overlay.DoubtClock(err, time.Duration(int64(h.Time)-int64(now))*time.Millisecond)
 	}
 	if m.cfg.Roster.Revoked(s.id, info.Admission.Serial) {
 		return overlay.Refuse(overlay.CodeNotAdmitted, "pillar %s: its admission is revoked", s.id)
@@ -425,6 +428,8 @@ func (s *session) read(ctx context.Context) error {
 			s.m.compares.serve(s, msg)
 		case *overlay.Root, *overlay.Cells, *overlay.Buckets, *overlay.IDs, *overlay.Stubs:
 			s.audit.hear(msg, s.frames.Size())
+		case *overlay.LinksMsg:
+			s.tellLinks(msg)
 		case *overlay.Locate:
 			s.locateHere(msg)
 		case *overlay.Located:
@@ -436,6 +441,8 @@ func (s *session) read(ctx context.Context) error {
 		case *overlay.TracedMsg:
 			s.deliver(msg.N, msg)
 		case *overlay.Compared:
+			s.deliver(msg.N, msg)
+		case *overlay.LinkedMsg:
 			s.deliver(msg.N, msg)
 		case *overlay.Busy:
 			if msg.Err == nil {

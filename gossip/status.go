@@ -41,7 +41,9 @@ func (m *Mesh) Pillars() []overlay.PillarStatus {
 		case alive[e.Pillar]:
 			st.State = overlay.PillarSuspect
 		}
-		if s != nil {
+		if s == nil {
+			st.Trouble = m.dialer.trouble(e.Pillar)
+		} else {
 			st.MissingHere, st.MissingThere = m.compare(mine, s)
 			st.LastSeen = m.cfg.Now()
 		}

@@ -37,6 +37,7 @@ const (
 const (
 	CodeWrongNetwork Code = "wrong_network"
 	CodeNotAdmitted  Code = "not_admitted"
+	CodeWrongPeer    Code = "wrong_peer" // never on the wire: somebody else answers at an address
 	CodeNotFound     Code = "not_found"
 	CodeBadRequest   Code = "bad_request"
 )

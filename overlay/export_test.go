@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"time"
@@ -158,3 +159,47 @@ func (r *LaneRig) Flight() int { return len(r.s.flight) }
 
 // Acked is the position before which the device has answered everything.
 func (r *LaneRig) Acked() uint64 { return r.l.acked }
+
+// Look bounds the look for messages that are about to expire: entries read at a
+// time, of one mailbox, and answers in a batch; 0 for what is real. Seek has it seek
+// mailboxes rather than scan them all; Hurry leaves out the rests.
+type Look struct {
+	Entries, Mailbox, Batch int
+	Seek, Hurry             bool
+}
+
+// LookForExpiring looks until a pass is over and returns how many looks it took.
+func LookForExpiring(ctx context.Context, p *Pillar, by Look) (looks int, err error) {
+	l := by.of(p)
+	l.done = true
+	for ; looks == 0 || l.begun != 0; looks++ {
+		if err := l.look(ctx); err != nil {
+			return looks, err
+		}
+	}
+	return looks, nil
+}
+
+// LookOnce does the first look of all of a pass and returns what it says.
+func LookOnce(ctx context.Context, p *Pillar, by Look) (Expiring, error) {
+	if err := by.of(p).look(ctx); err != nil {
+		return Expiring{}, err
+	}
+	return *p.expiring.Load(), nil
+}
+
+func (by Look) of(p *Pillar) *expiringLook {
+	l := &expiringLook{p: p, bounds: newLookBounds()}
+	b := &l.bounds
+	if by.Entries > 0 {
+		b.look.entries, b.chunk.entries = by.Entries, max(1, by.Entries/2)
+	}
+	if by.Seek {
+		b.seek = 0
+	}
+	if by.Hurry {
+		b.rest = 0
+	}
+	b.batch, b.mailbox = cmp.Or(by.Batch, b.batch), cmp.Or(by.Mailbox, b.mailbox)
+	return l
+}

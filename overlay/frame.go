@@ -52,6 +52,8 @@ const (
 	TypeTraced    MessageType = 27
 	TypeCompare   MessageType = 28
 	TypeCompared  MessageType = 29
+	TypeLinks     MessageType = 30
+	TypeLinked    MessageType = 31
 	// node and pillar
 	TypeRegister   MessageType = 40
 	TypeRegistered MessageType = 41
@@ -252,6 +254,10 @@ func newMessage(t MessageType) Message {
 		return new(Compare)
 	case TypeCompared:
 		return new(Compared)
+	case TypeLinks:
+		return new(LinksMsg)
+	case TypeLinked:
+		return new(LinkedMsg)
 	case TypeRegister:
 		return new(Register)
 	case TypeRegistered:

@@ -38,10 +38,60 @@ type Trace struct {
 	Received time.Time
 	Via      Via
 	Dots     []Dot
+	// Recipients, of a message and if they were asked for: one for each account
+	// whose receipt its author waits for, in the message's order. The author's own
+	// account is none of them unless nobody else is.
+	Recipients []RecipientTrace
 	// Of one that it has not:
 	Why    Absence
 	Detail string // in words: which check it failed, since when; at most 256 bytes
 }
+
+// Bounds of what is told of one recipient.
+const (
+	MaxReceiptsTold = 4
+	MaxDevicesTold  = 8
+)
+
+// RecipientTrace is what a pillar sees of what became of a message at one
+// recipient. Receipts are sealed to the message's author: of which messages one
+// speaks no pillar can read. It sees who wrote it to whom, and when.
+type RecipientTrace struct {
+	Account identity.AccountID
+	// Receipts are those that the account wrote to the message's author since the
+	// message was created, the earliest first: each may speak of it.
+	Receipts []ReceiptSeen
+	// More: there may be more of them than are listed. If there are none and no
+	// more, the pillar holds nothing by which the account confirms the message.
+	More bool
+	// Devices are the account's that are connected to the pillar.
+	Devices []DeviceDelivery
+}
+
+// ReceiptSeen is a receipt record as a pillar sees it.
+type ReceiptSeen struct {
+	ID       RecordID
+	Created  uint64 // Unix ms
+	Received time.Time
+}
+
+// DeviceDelivery is how far a pillar is with giving a message to a device that is
+// connected to it.
+type DeviceDelivery struct {
+	Device identity.DeviceID
+	State  DeliveryState
+}
+
+// DeliveryState says how far a pillar is with giving a record to a device.
+type DeliveryState string
+
+// Delivery states.
+const (
+	DeliverySaved   DeliveryState = "saved"   // the device said that it is on its disk
+	DeliveryPushed  DeliveryState = "pushed"  // it was sent, and the device has not said so yet
+	DeliveryWaiting DeliveryState = "waiting" // it is to be sent
+	DeliveryStandby DeliveryState = "standby" // the device gets its mail at another pillar
+)
 
 // Difference is a record that one of two pillars holds and the other does not.
 type Difference struct {

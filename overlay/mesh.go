@@ -111,6 +111,8 @@ type PillarStatus struct {
 	LastSeen     time.Time
 	ClockKnown   bool          // it said what time it is, at most an hour ago
 	ClockSkew    time.Duration // its clock minus ours as it is now; 0 if not known
+	// Trouble is why there is no session with it; none while there is.
+	Trouble
 }
 
 // NoMesh is the Mesh of a pillar that is alone.

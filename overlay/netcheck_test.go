@@ -50,12 +50,13 @@ func TestConclude(t *testing.T) {
 		{"only the web", unknown, unknown, "unknown", false, webOnly, overlay.PunchingUnlikely, "web ports"},
 		{"one pillar", unknown, unknown, "unknown", false, fine[:1], overlay.PunchingUnknown, ""},
 		{"one of two", cone, cone, "private", false, []overlay.NetcheckPillar{fine[0], tried("", "-quic", "-tcp")}, overlay.PunchingLikely, "only one pillar"},
-		{"nothing answers", unknown, unknown, "unknown", false, []overlay.NetcheckPillar{tried("", "-quic", "-tcp")}, overlay.PunchingUnknown, "no pillar answers"},
+		{"nothing answers", unknown, unknown, "unknown", false, []overlay.NetcheckPillar{tried("", "-quic", "-tcp")}, overlay.PunchingUnknown, "port 443 as WebSocket is needed"},
+		{"nothing answers, on web ports neither", unknown, unknown, "unknown", false, []overlay.NetcheckPillar{tried("", "-quic", "-ws")}, overlay.PunchingUnknown, "to the pillars' ports"},
 		{"no pillar", unknown, unknown, "unknown", false, nil, overlay.PunchingUnknown, "no pillar is known"},
 		{"no relay", cone, cone, "private", false, []overlay.NetcheckPillar{{Path: direct, Transports: fine[1].Transports}}, overlay.PunchingLikely, "holds a place"},
 	} {
 		c := overlay.Netcheck{Mapping: tt.mapping, Reachability: tt.reach, Pillars: tt.pillars, Contacts: []overlay.NetcheckContact{
-			{Path: overlay.PathDirect, Why: "old"}, {Path: overlay.PathRelayed}, {},
+			{Path: overlay.PathDirect, Why: "old"}, {Path: overlay.PathRelayed}, {}, {Why: overlay.WhySilent},
 		}}
 		c.Conclude(tt.tcp, tt.punched)
 		if c.HolePunching != tt.word || c.Why == "" {
@@ -67,7 +68,7 @@ func TestConclude(t *testing.T) {
 		case tt.warning != "" && (len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], tt.warning)):
 			t.Errorf("%s: warnings %q, want one with %q", tt.name, c.Warnings, tt.warning)
 		}
-		if why := c.Contacts; why[0].Why != "" || why[1].Why == "" || why[2].Why == "" {
+		if why := c.Contacts; why[0].Why != "" || why[1].Why == "" || why[2].Why == "" || why[3].Why != overlay.WhySilent {
 			t.Errorf("%s: contacts %+v", tt.name, why)
 		}
 	}

@@ -13,6 +13,10 @@ const (
 	PunchingUnknown  = "unknown"
 )
 
+// WhySilent says of a contact that there is a connection with it, and that nothing
+// answers there: the path is given as none.
+const WhySilent = "it does not answer any more: messages go through the pillars"
+
 // transports that did something with at least one pillar.
 type netcheckTransports struct {
 	tried, ok map[string]bool
@@ -57,7 +61,11 @@ func (c *Netcheck) Conclude(tcp NATBehaviour, punched bool) {
 	case len(c.Pillars) == 0:
 		warn("no pillar is known: join a network with obelisk pillar add LINK")
 	case len(t.ok) == 0 && connected == 0:
-		warn("no pillar answers: check that this machine is on the internet, and that its firewall lets out UDP and TCP to the pillars' ports")
+		text := "no pillar answers: check that this machine is on the internet, and that its firewall lets out UDP and TCP to the pillars' ports"
+		if !t.tried["ws"] {
+			text += "; where that is not yours to change, a pillar that listens on TCP port 443 as WebSocket is needed"
+		}
+		warn("%s", text)
 	case webOnly:
 		warn("this network lets out neither UDP nor TCP except to web ports, so everything goes through pillars: where that is yours to change, let out UDP and TCP to the pillars' ports (%s, %s)", t.text["quic"], t.text["tcp"])
 	case udpBlocked:
@@ -78,6 +86,7 @@ func (c *Netcheck) Conclude(tcp NATBehaviour, punched bool) {
 		switch {
 		case x.Path == PathDirect:
 			x.Why = ""
+		case x.Path == PathNone && x.Why == WhySilent:
 		case x.Path == PathNone:
 			x.Why = "not connected: messages go through the pillars"
 		case c.HolePunching == PunchingUnlikely:

@@ -162,6 +162,8 @@ type NodePillar struct {
 	Path     Path       `json:"path"`
 	RTTMS    float64    `json:"rtt_ms"`
 	LastSeen *time.Time `json:"last_seen"`
+	// Trouble is why it is neither active nor the standby, if the node tried.
+	Trouble
 }
 
 // EventKind says what an Event is about.

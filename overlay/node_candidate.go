@@ -23,7 +23,7 @@ type candidate struct {
 	lastFail time.Time
 	lastSeen time.Time
 	crowded  time.Time // when it was left because it does not relay for the node
-	refusal  error     // why it was not used the last time
+	trouble  Trouble   // why it is not used, since it worked the last time; without the plan
 	// stale: its connection is dead, and has to be closed, or Connect would be
 	// content with it. renewing: the attempt under way does that; it keeps no
 	// other from being made.
@@ -123,6 +123,7 @@ func (m *nodeSessions) failed(c *candidate, err error) {
 		level = m.n.log.Error
 	}
 	level("pillar not used", "pillar", c.id, "err", err)
+	c.trouble.Failed(err, m.n.cfg.Now())
 	c.fails++
 	c.lastFail = time.Now()
 	c.nextTry = c.lastFail.Add(spread(min(backoffMax, backoffMin<<min(c.fails-1, 6))))
@@ -139,6 +140,27 @@ func (m *nodeSessions) missing(c *candidate, s *nodeSession) {
 		c.fails, c.nextTry = fails, time.Time{}
 		c.silent, c.run = true, s.run
 	}
+}
+
+// troubleOf says why c is not used and when it is tried next. m.mu is held.
+func (m *nodeSessions) troubleOf(c *candidate) Trouble {
+	t := c.trouble
+	if r := m.n.pillars(); r != nil && len(c.waiters) == 0 {
+		switch standing, since := r.standing(c.id, m.n.now()); standing {
+		case StandingRevoked, StandingLeft: // it is not tried any more
+			return standing.trouble(since)
+		case StandingExpired:
+			if t.Error == "" {
+				t = standing.trouble(since)
+			}
+		}
+	}
+	now := time.Now()
+	t.Trying = c.dialing
+	if !c.dialing && len(m.addrsOf(c)) > 0 && (m.wants(now) > 0 || c.stale || len(c.waiters) > 0) {
+		t.Planned(m.n.cfg.Now().Add(max(0, c.nextTry.Sub(now))))
+	}
+	return t
 }
 
 // patience returns how often the pillar of a new session was given up for dead

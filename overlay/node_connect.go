@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
@@ -68,13 +69,18 @@ func (m *nodeSessions) handshake(ctx context.Context, p identity.PillarID, first
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = stream.Reset() })
-	silent := time.AfterFunc(openTimeout, func() { _ = stream.Reset() })
+	var mute atomic.Bool
+	late := func() { mute.Store(true); _ = stream.Reset() }
+	stop := context.AfterFunc(ctx, late)
+	silent := time.AfterFunc(openTimeout, late)
 	defer silent.Stop()
 	defer func() {
 		stop()
 		if err != nil {
 			_ = stream.Reset()
+		}
+		if err != nil && mute.Load() && !errors.Is(err, errAgain) { // what a reset looks like says nothing
+			err = fmt.Errorf("%w: %w", errNoAnswer, err)
 		}
 	}()
 
@@ -95,9 +101,10 @@ func (m *nodeSessions) handshake(ctx context.Context, p identity.PillarID, first
 	silent.Stop()
 	now := n.now()
 	rtt := time.Since(asked)
+	skew := time.Duration(int64(answer.Time)-int64(now))*time.Millisecond + rtt/2
 	rec, _, err := CheckPillarHello(answer, p, want, now)
 	if err != nil {
-		return nil, err
+		return nil, DoubtClock(err, skew)
 	}
 	if want.IsZero() {
 		if _, err := n.pin(answer.Network); err != nil {
@@ -134,7 +141,6 @@ func (m *nodeSessions) handshake(ctx context.Context, p identity.PillarID, first
 		return nil, reg.Err
 	}
 	m.learn(local, reg.Roster)
-	skew := time.Duration(int64(answer.Time)-int64(now))*time.Millisecond + rtt/2
 	return &nodeSession{n: n, pillar: p, stream: stream, frames: frames,
 		out: make(chan Message, sessionQueue), done: make(chan struct{}), summaries: make(chan []Summary, 1),
 		skew: skew, rtt: time.Since(registering), local: local, run: reg.Run,

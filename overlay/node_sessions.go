@@ -308,7 +308,6 @@ func (m *nodeSessions) dialled(r dialResult) {
 	m.mu.Lock()
 	c := m.candidate(r.pillar)
 	c.dialing = false
-	c.refusal = r.err
 	waiters := c.served
 	c.served = nil
 	switch {
@@ -339,7 +338,7 @@ func (m *nodeSessions) dialled(r dialResult) {
 	m.n.metrics.dials.WithLabelValues("ok").Inc()
 	s := r.session
 	s.haste = c.patience(s)
-	c.fails, c.lastFail, c.rtt, c.lastSeen = 0, time.Time{}, s.rtt, m.n.cfg.Now()
+	c.fails, c.lastFail, c.rtt, c.lastSeen, c.trouble = 0, time.Time{}, s.rtt, m.n.cfg.Now(), Trouble{}
 	for _, o := range m.candidates { // something works again: the others may, too
 		if o.fails > 1 {
 			o.fails, o.nextTry = 1, time.Now().Add(jitter(backoffMin))

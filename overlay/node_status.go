@@ -74,11 +74,14 @@ func (n *Node) Pillars() []NodePillar {
 		if p.RTTMS == 0 {
 			p.RTTMS = float64(c.rtt) / float64(time.Millisecond)
 		}
+		if !p.Active && !p.Standby {
+			p.Trouble = m.troubleOf(c)
+		}
 		if p.State == PillarAlive && !p.Active && !p.Standby {
 			switch {
-			case CodeOf(c.refusal) == CodeRegistrationClosed: // it is there, for others
+			case c.trouble.ErrorCode == CodeRegistrationClosed: // it is there, for others
 				p.Reason = CodeRegistrationClosed
-			case c.fails > 2 || c.refusal != nil && CodeOf(c.refusal) == CodeWrongNetwork:
+			case c.fails > 2 || c.trouble.ErrorCode == CodeWrongNetwork:
 				p.State = PillarDead
 			case c.fails > 0:
 				p.State = PillarSuspect

@@ -135,7 +135,9 @@ func (c *PillarConfig) Validate() error {
 // (lookups and the mailbox check), pillar_record.go (its own roster record:
 // renewed, revoked, left), pillar_apply.go (runs of others' logs),
 // pillar_clock.go and pillar_expiry.go (time), scrub.go (what the disk lost),
-// pillar_mend.go (what the disk damaged), pillar_logbytes.go (what the logs of others keep here), pillar_compare.go
+// pillar_mend.go (what the disk damaged), pillar_receipts.go and
+// pillar_expiring.go (what receipts show without being read),
+// pillar_logbytes.go (what the logs of others keep here), pillar_compare.go
 // (whether all hold the same), pillar_nodes.go (the directory for operators),
 // pillar_metrics.go.
 type Pillar struct {
@@ -181,6 +183,7 @@ type Pillar struct {
 	questions questions
 	mailboxes mailboxCounter
 	refused   refusals
+	expiring  atomic.Pointer[Expiring] // nil before the first look
 
 	convergence Convergence
 	diverging   atomic.Int64 // pillars that diverged at the last look
@@ -323,6 +326,7 @@ func (p *Pillar) Run(ctx context.Context, mesh Mesh) error {
 	others.Go(func() { p.tickLoop(ctx) })
 	others.Go(func() { p.scrubLoop(ctx) })
 	others.Go(func() { p.mendLoop(ctx) })
+	others.Go(func() { p.lookLoop(ctx) })
 	p.caughtUp.begin(p.now(), p.othersKnown())
 	close(p.started)
 
@@ -440,6 +444,9 @@ func (p *Pillar) Status() PillarSelfStatus {
 		CatchingUp: p.caughtUp.waits.Load(),
 		Diverged:   int(p.diverging.Load()),
 	}
+	if e := p.expiring.Load(); e != nil {
+		st.Expiring = *e
+	}
 	if st.Failed == nil {
 		st.Failed = stats.Failed
 	}
@@ -496,6 +503,7 @@ type PillarSelfStatus struct {
 	// none of those known was reached yet.
 	CatchingUp bool
 	Diverged   int // pillars whose summaries are unequal three times in a row
+	Expiring   Expiring
 }
 
 // NodeEntry is an account in a pillar's or node's directory, in the shape of

@@ -17,12 +17,21 @@ type storedFields struct {
 	deviceKey        []byte // 32 bytes; nil if the author's own key signed it
 	serial           uint64 // of the certificate
 	isTo             bool   // addressed to the account asked about
+	to               [][]byte
 	created, expires uint64
 	bin              []byte
 }
 
-// readStored takes a stored record apart. The slices share raw's memory.
+// readStored takes a stored record apart, but for f.to. The slices share raw's
+// memory.
 func readStored(raw []byte, account identity.AccountID) (f storedFields, err error) {
+	return readStoredTo(raw, account, nil)
+}
+
+// readStoredTo is readStored with f.to, which is written into to's memory; not
+// if to is nil.
+func readStoredTo(raw []byte, account identity.AccountID, to [][]byte) (f storedFields, err error) {
+	f.to = to[:0]
 	outer := canon.MakeReader(raw)
 	outer.Array(2)
 	r := canon.MakeReader(outer.Bin(MaxRecord))
@@ -32,8 +41,12 @@ func readStored(raw []byte, account identity.AccountID) (f storedFields, err err
 	f.author = r.Bin(identity.Ed25519IDLen)
 	signer := r.Bin(identity.MaxCertificate)
 	for range r.ArrayMax(MaxTo) {
-		if to := r.Bin(identity.Ed25519IDLen); string(to) == string(account) {
+		a := r.Bin(identity.Ed25519IDLen)
+		if string(a) == string(account) {
 			f.isTo = true
+		}
+		if to != nil {
+			f.to = append(f.to, a)
 		}
 	}
 	for range r.ArrayMax(MaxTo) {

@@ -72,9 +72,10 @@ type pushed struct {
 	raw   []byte
 }
 
+// unsavedPush is a push of what lies in (after, local].
 type unsavedPush struct {
-	local uint64
-	bytes int
+	after, local uint64
+	bytes        int
 }
 
 // cursorMark is a vector that becomes the cursor once everything up to need is
@@ -92,7 +93,8 @@ type boxDrain struct {
 	vector Vector // of the snapshot in which end was the end
 	sure   bool   // what vector covers is in the box
 	pos    uint64 // read up to here
-	page   uint64 // To of the page that is not saved yet
+	from   uint64 // where the page that is not saved yet begins: before it all is saved
+	page   uint64 // its To
 	last   bool   // it is the last
 }
 
@@ -163,12 +165,13 @@ func (s *pillarSession) page(view View, box BoxKind, d *boxDrain) *Error {
 		s.p.log.Error("box not read", "err", err)
 		return errReading
 	}
-	d.pos, d.page, d.last = reached, reached, reached == d.end
+	d.from, d.pos, d.page, d.last = d.pos, reached, reached, reached == d.end
 	s.mu.Lock()
 	defer s.wakeWriter()
 	defer s.mu.Unlock()
 	if box == BoxMail {
 		s.mail.drain, s.mail.pos = *d, d.pos
+		s.p.metrics.paged.Add(float64(len(records)))
 	} else {
 		s.dir = directoryRead{active: true, drain: *d}
 	}
@@ -351,12 +354,14 @@ func (s *pillarSession) catchOnce(after uint64) (again bool, refusal *Error) {
 	d.pos = max(reached, d.pos)
 	if len(records) > 0 {
 		s.sendLocked(&Push{To: last, Records: records})
-		d.unsaved = append(d.unsaved, unsavedPush{local: last})
+		d.unsaved = append(d.unsaved, unsavedPush{after: after, local: last})
 		d.fresh = true
+		p.metrics.paged.Add(float64(len(records)))
 	}
 	for _, x := range newer {
 		d.add(x)
 	}
+	p.metrics.pushes.Add(float64(len(newer)))
 	return d.mode == deliverBehind && len(d.unsaved) == 0, nil
 }
 
@@ -364,7 +369,7 @@ func (s *pillarSession) catchOnce(after uint64) (again bool, refusal *Error) {
 func (d *delivery) add(x pushed) {
 	d.queue = append(d.queue, x)
 	d.bytes += len(x.raw)
-	d.unsaved = append(d.unsaved, unsavedPush{x.local, len(x.raw)})
+	d.unsaved = append(d.unsaved, unsavedPush{x.local - 1, x.local, len(x.raw)})
 	d.unsavedBytes += len(x.raw)
 	d.pos = x.local
 	d.fresh = true

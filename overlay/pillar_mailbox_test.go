@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -15,7 +17,8 @@ import (
 // TestPillarPages: a large mailbox comes in local order, in several pages, each
 // only after the one before is saved.
 func TestPillarPages(t *testing.T) {
-	rig := newPillarRig(t, nil)
+	reg := prometheus.NewRegistry()
+	rig := newPillarRig(t, nil, func(c *overlay.PillarConfig) { c.Registerer = reg })
 	alice, bob := rig.device(nil).session(), rig.device(nil).session()
 	var sent [][]byte
 	for range 60 {
@@ -56,6 +59,10 @@ func TestPillarPages(t *testing.T) {
 	strange := overlay.Vector{{Log: overlay.LogID{1}, Seq: 1000}}
 	got, _ = bob.resume(overlay.BoxMail, strange, false)
 	sameRecords(t, "all", got, sent)
+	// All of it counts as delivered by pages.
+	if n := counter(t, reg, "obelisk_overlay_paged_total"); n != 60+10+60 {
+		t.Errorf("%v records counted, want 130", n)
+	}
 }
 
 // TestPillarLiveWithoutGap: while others submit, a device resumes and goes
@@ -117,7 +124,8 @@ func TestPillarLiveWithoutGap(t *testing.T) {
 // TestPillarSlowReceiver: a device that saves nothing is pushed a window; the
 // rest it gets from the store once it saves again. Nobody waits for it.
 func TestPillarSlowReceiver(t *testing.T) {
-	rig := newPillarRig(t, nil)
+	reg := prometheus.NewRegistry()
+	rig := newPillarRig(t, nil, func(c *overlay.PillarConfig) { c.Registerer = reg })
 	alice, bob := rig.device(nil).session(), rig.device(nil).session()
 	bob.resume(overlay.BoxMail, nil, true)
 	const all = 6000
@@ -162,6 +170,11 @@ func TestPillarSlowReceiver(t *testing.T) {
 	raw := alice.message(bob.id())
 	alice.submit(1, raw)
 	sameRecords(t, "live", bob.pushes(1), [][]byte{raw})
+	// Each counts once, as pushed or as read from the store.
+	pushed, paged := counter(t, reg, "obelisk_overlay_pushes_total"), counter(t, reg, "obelisk_overlay_paged_total")
+	if pushed+paged != all+1 || pushed == 0 || paged == 0 {
+		t.Errorf("%v pushed and %v read from the store; want %d together", pushed, paged, all+1)
+	}
 }
 
 // TestPillarCursorWhileLive: every few seconds a live device is handed the

@@ -19,6 +19,7 @@ type pillarMetrics struct {
 	sessions    prometheus.Gauge
 	refused     *prometheus.CounterVec // sessions refused or ended by this side, by code
 	pushes      prometheus.Counter
+	paged       prometheus.Counter
 	nudges      prometheus.Counter
 	void        prometheus.Counter
 	droppedDays prometheus.Counter
@@ -33,6 +34,9 @@ type pillarMetrics struct {
 	presences   *prometheus.CounterVec // answers to it, by what became of them
 	damaged     prometheus.Counter
 	mended      prometheus.Counter
+
+	expiringMessages, expiringAccounts prometheus.Gauge
+	expiringReads                      prometheus.Counter
 }
 
 func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
@@ -60,6 +64,7 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		refused:     registered(reg, prometheus.NewCounterVec(counter("sessions_refused_total", "Sessions refused or ended by this side, by code."), []string{"code"})),
 		nudges:      registered(reg, prometheus.NewCounter(counter("nudges_total", "Times a node was told on its standby session that it has mail."))),
 		pushes:      registered(reg, prometheus.NewCounter(counter("pushes_total", "Records pushed to connected recipients as they were committed."))),
+		paged:       registered(reg, prometheus.NewCounter(counter("paged_total", "Records of mailboxes read from the store for a device: after a resume, or because it was behind."))),
 		void:        registered(reg, prometheus.NewCounter(counter("void_total", "Log entries of other pillars that are no valid records."))),
 		droppedDays: registered(reg, prometheus.NewCounter(counter("expired_dropped_days", "Expiry days whose records were deleted."))),
 		watermarks:  registered(reg, prometheus.NewCounter(counter("watermarks_total", "Watermarks sent."))),
@@ -76,6 +81,11 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 			"Questions where an account's devices are, by who asked (node, pillar) and whether they were taken."), []string{"from", "result"})),
 		presences: registered(reg, prometheus.NewCounterVec(counter("locate_answers_total",
 			"Answers of devices: passed on, late (or never asked for), or over what one question gets."), []string{"result"})),
+		expiringMessages: registered(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "obelisk_overlay_expiring_unconfirmed_messages", Help: "Messages that end within a day and of which a recipient has written no receipt to their author."})),
+		expiringAccounts: registered(reg, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "obelisk_overlay_expiring_unconfirmed_accounts", Help: "Recipients of those that have not."})),
+		expiringReads: registered(reg, prometheus.NewCounter(counter("expiring_reads_total", "Box entries read to look for them."))),
 		diverged: registered(reg, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "obelisk_overlay_pillars_diverged", Help: "Pillars whose summaries are unequal to the others' three times in a row or more."})),
 	}

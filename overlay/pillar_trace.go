@@ -65,7 +65,8 @@ func (p *Pillar) traceOf(r *StoredRecord) Trace {
 
 // Trace says of each record whether it is held here, since when and how it
 // came, or why it is not, as far as that can be known. It reads the disk for
-// each; at most MaxStubs are asked for at once.
+// each; at most MaxStubs are asked for at once. Of the first alone it says, if
+// that is sought, what is seen of its recipients.
 func (p *Pillar) Trace(sought []Sought) ([]Trace, error) {
 	now := p.past()
 	traces := make([]Trace, len(sought))
@@ -78,9 +79,14 @@ func (p *Pillar) Trace(sought []Sought) ([]Trace, error) {
 	}
 	view := p.cfg.Store.View()
 	defer view.Close()
+	var message StoredRecord
 	err := view.Get(refs, func(i int, r StoredRecord) bool {
 		if r.Expires > now {
 			traces[i] = p.traceOf(&r)
+			if i == 0 && sought[0].Recipients {
+				message = r
+				message.Raw, message.Dots = slices.Clone(r.Raw), traces[i].Dots
+			}
 		} else {
 			traces[i] = Trace{Why: AbsentExpired, Detail: expiredAt(r.Expires)}
 		}
@@ -88,6 +94,11 @@ func (p *Pillar) Trace(sought []Sought) ([]Trace, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("trace records: %w", err)
+	}
+	if message.Raw != nil {
+		if traces[0].Recipients, err = p.recipientsOf(view, &message, now); err != nil {
+			return nil, fmt.Errorf("trace recipients: %w", err)
+		}
 	}
 	for i := range traces {
 		t := &traces[i]

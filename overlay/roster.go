@@ -197,20 +197,38 @@ const (
 
 // Standing says by what right p is a pillar at now (Unix ms).
 func (r *Roster) Standing(p identity.PillarID, now uint64) Standing {
+	s, _ := r.standing(p, now)
+	return s
+}
+
+// standing is Standing, and since when (Unix ms): by its record, or by what ended
+// its admission.
+func (r *Roster) standing(p identity.PillarID, now uint64) (s Standing, since uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.pillars[p]
 	switch {
 	case e == nil:
-		return StandingUnknown
+		return StandingUnknown, 0
 	case r.revoked(p, e.Info.Admission.Serial):
-		return StandingRevoked
+		return StandingRevoked, r.revocations[p].Created
 	case e.Info.Left:
-		return StandingLeft
+		return StandingLeft, e.Record.Created
 	case r.admitted(e, now):
-		return StandingAdmitted
+		return StandingAdmitted, e.Record.Created
 	default:
-		return StandingExpired
+		return StandingExpired, min(e.Record.Expires, e.Info.Admission.NotAfter)
+	}
+}
+
+// Trouble is why p is no pillar at now (Unix ms), without a plan; none if it is
+// admitted or not known.
+func (r *Roster) Trouble(p identity.PillarID, now uint64) Trouble {
+	switch s, since := r.standing(p, now); s {
+	case StandingAdmitted, StandingUnknown:
+		return Trouble{}
+	default:
+		return s.trouble(since)
 	}
 }
 

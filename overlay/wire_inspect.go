@@ -182,10 +182,14 @@ type Sought struct {
 	ID      RecordID
 	Expires uint64 // Unix ms; 0: unknown
 	Dot     Dot    // zero: unknown
+	// Recipients: of a message, what became of it at each recipient is asked too.
+	// It costs a walk through the author's mailbox and is answered of the first
+	// record of a Trace alone.
+	Recipients bool
 }
 
 // TraceMsg asks what is known of records: [26, n, logs, list of [id bin,
-// expires, log index + 1 or 0, seq]].
+// expires, log index + 1 or 0, seq, recipients 0|1]].
 type TraceMsg struct {
 	N      uint64
 	Sought []Sought
@@ -206,11 +210,12 @@ func (m *TraceMsg) append(b []byte) []byte {
 	b = canon.AppendArray(b, len(m.Sought))
 	for i := range m.Sought {
 		s := &m.Sought[i]
-		b = canon.AppendArray(b, 4)
+		b = canon.AppendArray(b, 5)
 		b = canon.AppendBin(b, s.ID[:])
 		b = canon.AppendUint(b, s.Expires)
 		b = canon.AppendUint(b, logs.index(s.Dot.Log))
 		b = canon.AppendUint(b, s.Dot.Seq)
+		b = canon.AppendUint(b, uint64(btoi(s.Recipients)))
 	}
 	return b
 }
@@ -220,8 +225,8 @@ func (m *TraceMsg) read(r *canon.Reader, n int) {
 	m.N = r.Uint()
 	logs := readLogTable(r)
 	for range r.ArrayMax(MaxStubs) {
-		r.Array(4)
-		s := Sought{ID: readID(r), Expires: r.Uint(), Dot: readDot(r, logs)}
+		r.Array(5)
+		s := Sought{ID: readID(r), Expires: r.Uint(), Dot: readDot(r, logs), Recipients: r.UintMax(1) == 1}
 		if r.Err() != nil {
 			return
 		}
@@ -243,8 +248,10 @@ func (a Absence) number() uint64 {
 }
 
 // TracedMsg answers a TraceMsg in its order: [27, n, list]. What is held is
-// [1, kind, created, expires, size, received, via, list of [log bin, seq]], what
-// is not [0, why, detail].
+// [1, kind, created, expires, size, received, via, list of [log bin, seq],
+// recipients], what is not [0, why, detail]. A recipient is [account bin, list of
+// [receipt id bin, created, received], more 0|1, list of [device bin, state]],
+// state counting in deliveryStates.
 type TracedMsg struct {
 	N      uint64
 	Traces []Trace // Pillar and Answered are not on the wire
@@ -267,7 +274,7 @@ func (m *TracedMsg) append(b []byte) []byte {
 			b = canon.AppendBin(b, t.Detail[:min(len(t.Detail), maxDetail)])
 			continue
 		}
-		b = canon.AppendArray(b, 8)
+		b = canon.AppendArray(b, 9)
 		b = canon.AppendUint(b, 1)
 		b = canon.AppendUint(b, uint64(t.Kind))
 		b = canon.AppendUint(b, t.Created)
@@ -282,6 +289,7 @@ func (m *TracedMsg) append(b []byte) []byte {
 			b = canon.AppendBin(b, d.Log[:])
 			b = canon.AppendUint(b, d.Seq)
 		}
+		b = appendRecipients(b, t.Recipients)
 	}
 	return b
 }
@@ -299,9 +307,9 @@ func (m *TracedMsg) read(r *canon.Reader, n int) {
 }
 
 func readTrace(r *canon.Reader) (t Trace) {
-	n := r.ArrayMax(8)
+	n := r.ArrayMax(9)
 	t.Has = r.UintMax(1) == 1
-	if r.Err() == nil && (t.Has && n != 8 || !t.Has && n != 3) {
+	if r.Err() == nil && (t.Has && n != 9 || !t.Has && n != 3) {
 		r.Fail(fmt.Errorf("%w: a trace of %d fields", canon.ErrType, n))
 	}
 	if r.Err() != nil {
@@ -323,6 +331,7 @@ func readTrace(r *canon.Reader) (t Trace) {
 		}
 		t.Dots = append(t.Dots, d)
 	}
+	t.Recipients = readRecipients(r)
 	return t
 }
 

@@ -78,6 +78,7 @@ type Config struct {
 	optionalIPv6  bool // Listen is the default: IPv6 may be missing
 	punchLoopback bool // for tests: holes are punched to loopback addresses too
 	borrowFor     time.Duration
+	reservePoll   time.Duration
 	// simulated are options for tests, after all others: another network.
 	simulated []libp2p.Option
 }
@@ -199,6 +200,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.borrowFor == 0 {
 		c.borrowFor = borrowFor
+	}
+	if c.reservePoll == 0 {
+		c.reservePoll = reservePoll
 	}
 	if c.UserAgent == "" {
 		c.UserAgent = "obelisk"

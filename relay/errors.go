@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -23,11 +24,12 @@ import (
 )
 
 // dialError turns what libp2p says about a failed Connect or Open into the
-// errors of overlay.Links, in one line.
-func (h *Host) dialError(err error) error {
+// errors of overlay.Links. asked are the addresses that the caller named, if he
+// did: names among them that the DNS does not know are missing in err.
+func (h *Host) dialError(err error, asked ...multiaddr.Multiaddr) error {
 	select {
 	case <-h.done:
-		return fmt.Errorf("%w: %w", overlay.ErrUnreachable, overlay.ErrLinksClosed)
+		return &overlay.DialError{Cause: overlay.ErrLinksClosed}
 	default:
 	}
 	if isUnspoken(err) {
@@ -35,28 +37,58 @@ func (h *Host) dialError(err error) error {
 	}
 	var de *swarm.DialError
 	if !errors.As(err, &de) {
-		return fmt.Errorf("%w: %w", overlay.ErrUnreachable, err)
+		return &overlay.DialError{Cause: err}
 	}
-	kind := overlay.ErrUnreachable
-	text := make([]string, 0, len(de.DialErrors))
+	out := &overlay.DialError{}
+	tried := make(map[string]bool)
 	for i := range de.DialErrors {
 		te := &de.DialErrors[i]
-		text = append(text, fmt.Sprintf("%s: %s", te.Address, oneLine(te.Cause)))
-		switch {
-		case isMismatch(te.Cause):
-			kind = overlay.ErrWrongPeer
-		case kind == overlay.ErrUnreachable && isRefusal(te.Cause):
-			kind = overlay.ErrFull
+		tried[port(te.Address)] = true
+		if errors.Is(te.Cause, swarm.ErrGaterDisallowedConnection) {
+			continue // not asked for, so not tried
+		}
+		out.Attempts = append(out.Attempts, overlay.DialAttempt{Addr: te.Address, Fault: faultOf(te.Address, te.Cause), Detail: oneLine(te.Cause)})
+	}
+	for _, a := range asked {
+		if isName(a) && !isCircuit(a) && !tried[port(a)] {
+			out.Attempts = append(out.Attempts, overlay.DialAttempt{Addr: a, Fault: overlay.FaultNoName, Detail: "no such name, or no DNS"})
 		}
 	}
-	if len(text) == 0 && de.Cause != nil {
-		text = append(text, oneLine(de.Cause))
+	if len(out.Attempts) == 0 {
+		switch {
+		case errors.Is(de.Cause, swarm.ErrNoAddresses), errors.Is(de.Cause, swarm.ErrNoGoodAddresses), de.Cause == nil, len(de.DialErrors) > 0:
+			out.Cause = overlay.ErrNoAddress
+		default:
+			out.Cause = errors.New(oneLine(de.Cause))
+		}
 	}
-	why := strings.Join(text, "; ")
-	if kind == overlay.ErrFull {
-		return fmt.Errorf("%w: %w: %s", overlay.ErrUnreachable, kind, why)
+	return out
+}
+
+// faultOf says in a word what an attempt at an address came to.
+func faultOf(a multiaddr.Multiaddr, err error) overlay.Fault {
+	switch {
+	case isMismatch(err):
+		return overlay.FaultWrongPeer
+	case isRefusal(err):
+		return overlay.FaultTurnedAway
+	case errors.Is(err, swarm.ErrNoTransport):
+		return overlay.FaultUnsupported
+	case isCircuit(a) && strings.Contains(err.Error(), "relay"): // its words are all that libp2p gives
+		return overlay.FaultNoRelay
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return overlay.FaultRefused
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EPERM),
+		errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EADDRNOTAVAIL):
+		return overlay.FaultNoRoute
+	case isTimeout(err):
+		return overlay.FaultTimeout
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return overlay.FaultHungUp
+	case strings.Contains(err.Error(), "failed to negotiate"), strings.Contains(err.Error(), "websocket: bad handshake"):
+		return overlay.FaultNoPillar // as a web server does
 	}
-	return fmt.Errorf("%w: %s", kind, why)
+	return overlay.FaultFailed
 }
 
 // forgetWrong removes the addresses where somebody else than p answered, so
@@ -74,6 +106,10 @@ func (h *Host) forgetWrong(p peer.ID, err error) {
 	}
 	h.host.Peerstore().SetAddrs(p, wrong, 0)
 }
+
+// errHungUp: the peer closed the connection after the handshake, which is what it
+// does with strangers.
+var errHungUp = errors.New("it hangs up after the handshake")
 
 func oneLine(err error) string {
 	if err == nil {
@@ -133,12 +169,14 @@ func streamError(err error) error {
 	if isUnspoken(err) {
 		return fmt.Errorf("%w: %w", overlay.ErrProtocol, err)
 	}
-	var ne net.Error
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
-		return os.ErrDeadlineExceeded
-	}
-	if errors.As(err, &ne) && ne.Timeout() {
+	if isTimeout(err) {
 		return os.ErrDeadlineExceeded
 	}
 	return err
+}
+
+// isTimeout reports whether err says that a time ran out.
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
 }

@@ -32,10 +32,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	circuitclient "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
@@ -44,6 +46,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+	"go.uber.org/fx"
 
 	"github.com/obelisk-network/obelisk/overlay"
 )
@@ -64,6 +67,7 @@ type Host struct {
 	host    host.Host
 	swarm   *swarm.Swarm
 	service *relayService // nil where it does not relay for others
+	stops   *stopDoor
 	table   overlay.PeerTable
 	metrics *metrics
 	gate    *gate
@@ -120,7 +124,7 @@ func New(cfg Config) (*Host, error) {
 	}
 	boundHops()
 	counters := newMetrics(cfg.Registerer)
-	gate := newGate(cfg.Role == RolePillar, counters)
+	gate, stops := newGate(cfg.Role == RolePillar, counters), newStopDoor(counters)
 	opts := []libp2p.Option{
 		libp2p.Identity(cfg.Key),
 		libp2p.UserAgent(cfg.UserAgent),
@@ -135,7 +139,12 @@ func New(cfg Config) (*Host, error) {
 		libp2p.ConnectionManager(trimmer),
 		libp2p.ConnectionGater(gate),
 		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
-		libp2p.EnableRelay(), // the client's side: dial and accept circuits
+		// The client's side, to dial and accept circuits, is added with a door.
+		libp2p.DisableRelay(),
+		libp2p.WithFxOption(fx.Invoke(func(h host.Host, u transport.Upgrader) error {
+			return circuitclient.AddTransport(stopHost{h, stops}, u)
+		})),
+		libp2p.WithDialTimeout(addrTimeout),
 		// A hundred failed dials, an outage of all known pillars, must not make the
 		// host give up on UDP or IPv6: the next pillar may be reachable by no
 		// other way.
@@ -181,12 +190,14 @@ func New(cfg Config) (*Host, error) {
 		swarm:   sw,
 		metrics: counters,
 		gate:    gate,
+		stops:   stops,
 		stop:    cancel,
 		done:    ctx.Done(),
 		choose:  make(chan struct{}, 1),
 	}
 	gate.dialling = h.called.noteAddr
 	gate.connected = func(p peer.ID) bool { return sw.Connectedness(p) != network.NotConnected }
+	stops.expects = h.slots.expect
 	h.packets.init()
 	h.rtts.init()
 	h.upgrades.init()
@@ -312,20 +323,20 @@ func (h *Host) Connect(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 		h.gate.know(p, bare)
 	}
 	h.host.Peerstore().AddAddrs(p, bare, peerstore.AddressTTL)
-	if err := h.dial(ctx, p); err != nil {
+	if err := h.dial(ctx, p, bare...); err != nil {
 		return fmt.Errorf("connect to %s: %w", p, err)
 	}
 	return nil
 }
 
-// dial connects to p, by whatever its addresses in the peerstore allow, and
-// waits until both sides have identified themselves: a peer to whom this host
+// dial connects to p, by whatever its addresses in the peerstore allow, asked
+// among them, and waits until both sides have identified themselves: a peer to whom this host
 // is a stranger hangs up only then, when for this end the handshake is over.
-func (h *Host) dial(ctx context.Context, p peer.ID) error {
+func (h *Host) dial(ctx context.Context, p peer.ID, asked ...multiaddr.Multiaddr) error {
 	_ = h.host.Peerstore().SetProtocols(p) // what an earlier connection spoke
 	if err := h.host.Connect(allowLimited(ctx), peer.AddrInfo{ID: p}); err != nil {
 		h.forgetWrong(p, err)
-		return h.dialError(err)
+		return h.dialError(err, asked...)
 	}
 	// Identify fails on a pillar with too much to do, which is no harm, and on a
 	// connection that is ending, which shows a moment later.
@@ -338,10 +349,15 @@ func (h *Host) dial(ctx context.Context, p peer.ID) error {
 		}
 	}
 	if best(h.swarm.ConnsToPeer(p)) == nil {
-		return fmt.Errorf("%w: the peer hung up", overlay.ErrUnreachable)
+		return &overlay.DialError{Cause: errHungUp}
 	}
 	return nil
 }
+
+// addrTimeout bounds the attempt at one address. It is less than a node gives a
+// pillar: an attempt that ends with the caller's context says nothing of any
+// address.
+const addrTimeout = 8 * time.Second
 
 // hangUpWait is how long a connection may take to end after identify failed.
 const hangUpWait = 200 * time.Millisecond

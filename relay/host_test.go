@@ -4,11 +4,19 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
+	mrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -75,10 +83,34 @@ func listening(t testing.TB, cfg relay.Config, listen ...string) *relay.Host {
 	return h
 }
 
+// patience is what anything here may take, on however slow a machine: waits end
+// as soon as what they are for has happened.
+const patience = 2 * time.Minute
+
 func within(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// place is a TCP address to listen at more than once. Its port is none that
+// systems hand out by themselves, so nobody else gets it in between.
+func place(t testing.TB) string {
+	t.Helper()
+	const first, last = 10_000, 32_000
+	for range 200 {
+		port := first + mrand.IntN(last-first)
+		l, err := net.Listen("tcp4", fmt.Sprint("127.0.0.1:", port))
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint("/ip4/127.0.0.1/tcp/", port)
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 func echo(s overlay.Stream) {
@@ -97,7 +129,7 @@ func ask(t testing.TB, h *relay.Host, p peer.ID, text string) multiaddr.Multiadd
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := s.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Write([]byte(text)); err != nil {
@@ -213,11 +245,7 @@ func TestDefaultListen(t *testing.T) {
 
 // One port for TCP and WebSocket.
 func TestSharedPort(t *testing.T) {
-	first := listening(t, relay.Config{}, tcp)
-	free := first.Addrs()[0].String()
-	if err := first.Shutdown(); err != nil {
-		t.Fatal(err)
-	}
+	free := place(t)
 	h := newHost(t, relay.Config{Role: relay.RolePillar}, free, free+"/ws")
 	h.Handle(proto, echo)
 	if err := h.Listen(); err != nil {
@@ -232,10 +260,141 @@ func TestSharedPort(t *testing.T) {
 	}
 }
 
+// TestWhyNotReached: what came of each address, whatever noticed it, is told apart.
+func TestWhyNotReached(t *testing.T) {
+	silent, err := net.ListenPacket("udp4", "127.0.0.1:0") // takes packets and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	// A connection is made, and nothing is said over it; one that is ended.
+	mute, rude := accepting(t, func(net.Conn) {}), accepting(t, func(c net.Conn) { c.Close() })
+	other := listening(t, relay.Config{Role: relay.RolePillar}, tcp, quic)
+	down := newHost(t, relay.Config{})
+	closed := place(t)
+	web, web2 := httptest.NewServer(http.NotFoundHandler()), httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	defer web2.Close()
+	late := map[string]overlay.Fault{
+		fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", silent.LocalAddr().(*net.UDPAddr).Port): overlay.FaultTimeout,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", mute):                                           overlay.FaultTimeout,
+	}
+	soon := map[string]overlay.Fault{
+		closed:           overlay.FaultRefused,
+		place(t) + "/ws": overlay.FaultRefused,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", rude):                   overlay.FaultTurnedAway,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port(web.Listener)):     overlay.FaultNoPillar,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/ws", port(web2.Listener)): overlay.FaultNoPillar,
+		"/dns4/pillar.example/tcp/4001":                              overlay.FaultNoName,
+		"/ip4/127.0.0.1/udp/9/webrtc-direct":                         overlay.FaultUnsupported,
+		closed + "/p2p/" + other.Self().String() + "/p2p-circuit":    overlay.FaultNoRelay,
+		other.Addrs()[0].String():                                    overlay.FaultWrongPeer,
+		other.Addrs()[1].String():                                    overlay.FaultWrongPeer,
+	}
+	// Who answers has time for it, on however slow a machine.
+	try := func(timeout time.Duration, want map[string]overlay.Fault) (c *relay.Host, addrs []multiaddr.Multiaddr) {
+		cfg := relay.Config{}
+		relay.Simulate(&cfg, libp2p.WithDialTimeout(timeout), libp2p.MultiaddrResolver(noNames{}))
+		c = newHost(t, cfg, tcp)
+		for a := range want {
+			addrs = append(addrs, multiaddr.StringCast(a))
+		}
+		got := whyNot(t, c, down.Self(), addrs)
+		for a, fault := range want {
+			if got[a] != fault {
+				t.Errorf("%s: %q, want %q", a, got[a], fault)
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%d attempts at %d addresses", len(got), len(want))
+		}
+		return c, addrs
+	}
+	try(patience, soon)
+	c, addrs := try(time.Second, late)
+	// The caller's patience ends before any address's.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	err = c.Connect(ctx, down.Self(), addrs)
+	var de *overlay.DialError
+	if !errors.As(err, &de) || len(de.Attempts) != 0 || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, overlay.ErrUnreachable) {
+		t.Errorf("cut short: %v", err)
+	}
+}
+
+// TestFaultOf: what the kernel says of other networks than loopback.
+func TestFaultOf(t *testing.T) {
+	at := multiaddr.StringCast("/ip4/203.0.113.7/tcp/4001")
+	for errno, want := range map[syscall.Errno]overlay.Fault{
+		syscall.ENETUNREACH: overlay.FaultNoRoute, syscall.EHOSTUNREACH: overlay.FaultNoRoute, syscall.EACCES: overlay.FaultNoRoute,
+		syscall.ETIMEDOUT: overlay.FaultTimeout, syscall.ECONNREFUSED: overlay.FaultRefused, syscall.EPIPE: overlay.FaultHungUp, syscall.EMFILE: overlay.FaultFailed,
+	} {
+		err := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", errno)}
+		if got := relay.FaultOf(at, err); got != want {
+			t.Errorf("%v: %s, want %s", err, got, want)
+		}
+	}
+}
+
+// whyNot is what came of each address.
+func whyNot(t *testing.T, h *relay.Host, p peer.ID, addrs []multiaddr.Multiaddr) map[string]overlay.Fault {
+	t.Helper()
+	var de *overlay.DialError
+	if err := h.Connect(within(t), p, addrs); !errors.As(err, &de) {
+		t.Fatalf("%v is no DialError", err)
+	}
+	got := make(map[string]overlay.Fault)
+	for _, a := range de.Attempts {
+		got[a.Addr.String()] = a.Fault
+		t.Logf("%s: %s: %s", a.Addr, a.Fault, a.Detail)
+	}
+	return got
+}
+
+// accepting is a port where do is called for every connection, which ends with the
+// test.
+func accepting(t *testing.T, do func(net.Conn)) int {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	work.Go(func() {
+		var held []net.Conn
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				break
+			}
+			held = append(held, c)
+			do(c)
+		}
+		for _, c := range held {
+			c.Close()
+		}
+	})
+	t.Cleanup(func() { l.Close(); work.Wait() })
+	return port(l)
+}
+
+func port(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
+
+// noNames is a DNS that knows none.
+type noNames struct{}
+
+func (noNames) ResolveDNSAddr(context.Context, peer.ID, multiaddr.Multiaddr, int, int) ([]multiaddr.Multiaddr, error) {
+	return nil, errors.New("no such host")
+}
+
+func (noNames) ResolveDNSComponent(context.Context, multiaddr.Multiaddr, int) ([]multiaddr.Multiaddr, error) {
+	return nil, errors.New("no such host")
+}
+
 // A dial that failed must not keep the next from being tried.
 func TestConnectAgainAtOnce(t *testing.T) {
 	key := newKey(t)
-	p := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, tcp)
+	p := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, place(t))
 	addrs := p.Addrs()
 	if err := p.Shutdown(); err != nil {
 		t.Fatal(err)
@@ -309,9 +468,9 @@ func TestRTT(t *testing.T) {
 			}
 			tick := time.NewTicker(10 * time.Millisecond)
 			defer tick.Stop()
-			for end := time.Now().Add(10 * time.Second); time.Now().Before(end); <-tick.C {
+			for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
 				if info, _ := c.Info(p.Self()); info.RTT > 0 {
-					if info.RTT > 5*time.Second {
+					if info.RTT > patience {
 						t.Errorf("round trip of %v on loopback", info.RTT)
 					}
 					return
@@ -341,7 +500,7 @@ func TestProtect(t *testing.T) {
 				return n
 			}
 			defer s.Reset()
-			_ = s.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_ = s.SetReadDeadline(time.Now().Add(patience))
 			if _, err := s.Write([]byte("x")); err != nil {
 				return n
 			}

@@ -33,6 +33,10 @@ const (
 	// in a stream of its own.
 	streamsPerPillar = 4096 + 256
 	memoryPerPillar  = 2 << 30
+	// Pings that a host takes from a peer at once, and how many it sends it: more,
+	// since the other end may not have seen the end of the last ones.
+	pingsTaken = 4
+	pingsSent  = 16
 	// connsPerPeer leaves room for simultaneous dials over several transports.
 	connsPerPeer = 16
 	// grace is how long a new connection is not trimmed.
@@ -60,6 +64,9 @@ func resourceManager(cfg Config) (network.ResourceManager, error) {
 		once  = rcmgr.ResourceLimits{
 			Streams: 2 * burst, StreamsInbound: burst, StreamsOutbound: burst,
 		}
+		pings = rcmgr.ResourceLimits{
+			Streams: pingsTaken + pingsSent, StreamsInbound: pingsTaken, StreamsOutbound: pingsSent,
+		}
 		// Memory is not limited for all together: what is reserved for idle streams
 		// is mostly not used, and the counts bound it.
 		system = many
@@ -81,6 +88,8 @@ func resourceManager(cfg Config) (network.ResourceManager, error) {
 			ping.ServiceName:     once,
 			relayv2.ServiceName:  many,
 		},
+		ServicePeer:  map[string]rcmgr.ResourceLimits{ping.ServiceName: pings},
+		ProtocolPeer: map[protocol.ID]rcmgr.ResourceLimits{ping.ID: pings},
 		Protocol: map[protocol.ID]rcmgr.ResourceLimits{
 			identify.ID:         once,
 			identify.IDPush:     once,

@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/obelisk-network/obelisk/overlay"
 )
 
 // metrics are this package's own; libp2p registers its own beside them.
@@ -22,6 +24,7 @@ type metrics struct {
 	relayRefused    *prometheus.CounterVec // reason
 	relayedBytes    prometheus.Counter
 	probes          *prometheus.CounterVec // outcome
+	offers          *prometheus.CounterVec // outcome
 }
 
 // How a packet travels.
@@ -106,7 +109,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m.punches = vec("punches_total", "Attempts to make a circuit's peer a direct one, at either end, by outcome: direct, failed, unanswered or refused.",
 		"outcome", punchDirect, punchFailed, punchUnanswered, punchRefused)
-	m.punched = vec("punched_total", "Direct connections that attempts ended in, by transport: quic or tcp.", "transport", transportQUIC, transportTCP)
+	m.punched = vec("punched_total", "Direct connections that attempts ended in, by transport: quic or tcp.", "transport", overlay.TransportQUIC, overlay.TransportTCP)
 	m.strangers = one("strangers_refused_total", "Connections refused because nobody expected the peer.")
 	m.unasked = one("addresses_not_dialled_total", "Addresses that a peer advertised and that were not dialled.")
 	m.circuits = gauge("circuits", "Circuits that this pillar relays now.")
@@ -117,6 +120,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refuseStranger, refuseMalformed, refuseAccount, refusePrefix, refuseTotal, refuseOpen, refuseReserved)
 	m.probes = vec("nat_questions_total", "Questions of others about their NAT, by outcome: answered, refused or malformed.",
 		"outcome", probeAnswered, probeRefused, probeMalformed)
+	m.offers = vec("circuits_offered_total", "Circuits that relays offered to this host, by outcome: taken, or refused: unreserved, crowd, malformed or stalled.",
+		"outcome", offerTaken, offerUnreserved, offerCrowd, offerMalformed, offerStalled)
 	m.relayedBytes = one("relayed_bytes_total", "Bytes relayed for others.")
 	return m
 }

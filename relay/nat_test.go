@@ -29,7 +29,8 @@ type internet struct {
 	nats  map[netip.Addr]*nat                // guarded by mu; by the private address behind each
 }
 
-// nat is a NAT with one host behind it. It filters by address and port.
+// nat is a NAT with one host or more behind it. It filters by address and port,
+// and there is no hairpin.
 type nat struct {
 	public    netip.Addr
 	symmetric bool // a new port for every destination; else one port for all
@@ -60,7 +61,12 @@ func (n *internet) route(p *simnet.Packet) *simnet.SimConn {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	from, to := addrPort(p.From), addrPort(p.To)
-	if g := n.nats[from.Addr()]; g != nil {
+	if g := n.nats[from.Addr()]; g != nil && n.nats[to.Addr()] == g {
+		return n.hosts[to] // next door
+	} else if g != nil {
+		if g.public == to.Addr() {
+			return nil // no hairpin
+		}
 		from = g.leave(from, to)
 		p.From = net.UDPAddrFromAddrPort(from)
 	}
@@ -130,7 +136,9 @@ func (n *internet) host(t *testing.T, cfg relay.Config, at string, behind *nat) 
 	t.Helper()
 	addr := netip.MustParseAddr(at)
 	if behind != nil {
-		behind.flows, behind.last = make(map[flow]*mapping), 20_000
+		if behind.flows == nil {
+			behind.flows, behind.last = make(map[flow]*mapping), 20_000
+		}
 		n.mu.Lock()
 		n.nats[addr] = behind
 		n.mu.Unlock()
@@ -154,6 +162,14 @@ func (n *internet) host(t *testing.T, cfg relay.Config, at string, behind *nat) 
 			return c, nil
 		})))
 	return listening(t, cfg, "/ip4/"+at+"/udp/4001/quic-v1")
+}
+
+// seenAt waits until h knows that it is seen at an address, and at no other: it
+// learns so from identify, in the background.
+func seenAt(t *testing.T, h *relay.Host, want netip.Addr) {
+	t.Helper()
+	var got []netip.Addr
+	eventually(t, func() bool { got = h.Vicinity().Public; return len(got) == 1 && got[0] == want })
 }
 
 // Two nodes behind NATs, and a public pillar. Where the NATs allow it, they
@@ -181,14 +197,12 @@ func TestNATs(t *testing.T) {
 			b.Handle(proto, echo)
 			reserved(t, a, pillar)
 			reserved(t, b, pillar)
-			b.Admit(a.Self(), time.Now().Add(time.Minute))
+			b.Admit(a.Self(), time.Now().Add(time.Hour))
 			if err := a.DialThrough(within(t), b.Self(), via(pillar)); err != nil {
 				t.Fatal(err)
 			}
 			ask(t, a, b.Self(), "at once")
-			if got := a.Vicinity().Public; len(got) != 1 || got[0] != natA.public {
-				t.Errorf("it is seen at %v, want %v", got, natA.public)
-			}
+			seenAt(t, a, natA.public)
 			if tt.want == overlay.PathDirect {
 				eventually(t, func() bool {
 					return pathTo(a, b.Self()) == overlay.PathDirect && pathTo(b, a.Self()) == overlay.PathDirect
@@ -201,7 +215,39 @@ func TestNATs(t *testing.T) {
 			if path := pathTo(a, b.Self()); path != tt.want || strings.Contains(remote, "p2p-circuit") != (tt.want == overlay.PathRelayed) {
 				t.Errorf("the path is %s, a new stream goes to %s; want %s", path, remote, tt.want)
 			}
+			for _, h := range []*relay.Host{a, b} {
+				if got, want := relay.HasPunched(h), tt.want == overlay.PathDirect; got != want {
+					t.Errorf("it says that a hole was punched: %t, want %t", got, want)
+				}
+			}
 		})
+	}
+}
+
+// TestNextDoor: a connection inside a network, that comes about while a hole is
+// being punched, is no hole.
+func TestNextDoor(t *testing.T) {
+	t.Parallel()
+	n := newInternet()
+	home := &nat{public: netip.MustParseAddr("45.10.100.2")}
+	pillar := n.host(t, relay.Config{Role: relay.RolePillar}, "45.10.1.2", nil)
+	a, b := n.host(t, relay.Config{}, "10.0.1.2", home), n.host(t, relay.Config{}, "10.0.1.3", home)
+	a.Handle(proto, echo)
+	b.Handle(proto, echo)
+	reserved(t, a, pillar)
+	reserved(t, b, pillar)
+	b.Admit(a.Self(), time.Now().Add(time.Minute))
+	if err := a.DialThrough(within(t), b.Self(), via(pillar)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return relay.Punching(a, b.Self()) && relay.Punching(b, a.Self()) })
+	if err := relay.Upgrade(within(t), a, b.Self(), b.Addrs()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return !relay.Punching(a, b.Self()) && !relay.Punching(b, a.Self()) })
+	if pathTo(a, b.Self()) != overlay.PathDirect || relay.HasPunched(a) || relay.HasPunched(b) {
+		t.Errorf("the path is %q, holes are said to have been punched: %t, %t; want a direct one and none",
+			pathTo(a, b.Self()), relay.HasPunched(a), relay.HasPunched(b))
 	}
 }
 
@@ -226,16 +272,14 @@ func TestMovedNAT(t *testing.T) {
 			if who != "dials" {
 				from, to = b, a
 			}
-			to.Admit(from.Self(), time.Now().Add(time.Minute))
+			to.Admit(from.Self(), time.Now().Add(time.Hour))
 			if err := from.DialThrough(within(t), to.Self(), via(pillar)); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, func() bool {
 				return pathTo(a, b.Self()) == overlay.PathDirect && pathTo(b, a.Self()) == overlay.PathDirect
 			})
-			if got, want := a.Vicinity().Public, netip.MustParseAddr("45.10.100.3"); len(got) != 1 || got[0] != want {
-				t.Errorf("it is seen at %v, want %v", got, want)
-			}
+			seenAt(t, a, netip.MustParseAddr("45.10.100.3"))
 		})
 	}
 }

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -13,8 +14,10 @@ import (
 )
 
 // Probe implements overlay.Peers with libp2p's ping, which every host answers
-// in a goroutine of its own. On QUIC any packet that arrives meanwhile counts,
-// an acknowledgement too: the ping itself may wait behind what is being sent.
+// in a goroutine of its own. A refusal is an answer: a host takes so many pings
+// from a peer at once, and may not have seen the end of the last one. On QUIC any packet
+// that arrives meanwhile counts, an acknowledgement too: the ping itself may wait
+// behind what is being sent.
 func (h *Host) Probe(ctx context.Context, p peer.ID) error {
 	c := best(h.swarm.ConnsToPeer(p))
 	if c == nil {
@@ -39,9 +42,17 @@ func (h *Host) Probe(ctx context.Context, p peer.ID) error {
 		return fmt.Errorf("probe %s: %w", p, ctx.Err())
 	case best(h.swarm.ConnsToPeer(p)) == nil:
 		return fmt.Errorf("probe %s: %w: the connection ended", p, overlay.ErrUnreachable)
+	case refused(err):
+		return nil
 	default:
 		return fmt.Errorf("probe %s: %v", p, err) // not ErrUnreachable, whatever it wraps
 	}
+}
+
+// refused says whether err is the other end's word on a stream.
+func refused(err error) bool {
+	var reset *network.StreamError
+	return errors.As(err, &reset) && reset.Remote
 }
 
 // heard is how many authentic packets came on a QUIC connection; 0 on others.

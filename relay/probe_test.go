@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/obelisk-network/obelisk/overlay"
@@ -230,4 +232,29 @@ func TestProbeNewAddress(t *testing.T) {
 		t.Fatalf("after the change: %v", err)
 	}
 	ask(t, a, b.Self(), "after")
+}
+
+// TestPingRefused: a host that refuses a ping, because it takes only so many from
+// a peer at once, has answered.
+func TestPingRefused(t *testing.T) {
+	a, b := newHost(t, relay.Config{}), listening(t, relay.Config{Role: relay.RolePillar}, tcp)
+	if err := a.Connect(within(t), b.Self(), b.Addrs()); err != nil {
+		t.Fatal(err)
+	}
+	// Pings that go on, until no other is taken.
+	for refused := false; !refused; {
+		s, err := a.Open(within(t), b.Self(), ping.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		p := make([]byte, ping.PingSize)
+		if _, err = s.Write(p); err == nil {
+			_, err = io.ReadFull(s, p)
+		}
+		refused = err != nil
+	}
+	if err := a.Probe(within(t), b.Self()); err != nil {
+		t.Errorf("a refusal does not count: %v", err)
+	}
 }

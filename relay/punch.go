@@ -280,8 +280,11 @@ func (h *Host) punchTo(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 		return false
 	}
 	h.metrics.punches.WithLabelValues(punchDirect).Inc()
-	h.hasPunched.Store(true)
-	h.metrics.punched.WithLabelValues(transportOf(c.RemoteMultiaddr())).Inc()
+	h.metrics.punched.WithLabelValues(overlay.TransportOf(c.RemoteMultiaddr())).Inc()
+	// What came about meanwhile inside one network went through no NAT.
+	if len(h.punchable([]multiaddr.Multiaddr{c.RemoteMultiaddr()})) > 0 {
+		h.hasPunched.Store(true)
+	}
 	return true
 }
 

@@ -48,7 +48,9 @@ func TestDialOrder(t *testing.T) {
 
 func TestLoopbackPrefersTCP(t *testing.T) {
 	p := listening(t, relay.Config{Role: relay.RolePillar}, quic, tcp)
-	c := newHost(t, relay.Config{})
+	cfg := relay.Config{}
+	relay.PatientDials(&cfg, true)
+	c := newHost(t, cfg)
 	if err := c.Connect(within(t), p.Self(), p.Addrs()); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/libp2p/go-msgio/pbio"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multistream"
+
+	"github.com/obelisk-network/obelisk/overlay"
 )
 
 // A NAT may get another public address while QUIC connections through it go on:
@@ -47,7 +49,7 @@ func (h *Host) reobserve() {
 	h.reobserved.mu.Unlock()
 	asked := make(map[peer.ID]bool)
 	for _, o := range h.observed.trusted(h.gate.trusts) {
-		if o.Transport != transportQUIC || !o.Listening || asked[o.Peer] || len(asked) == maxReobserved {
+		if o.Transport != overlay.TransportQUIC || !o.Listening || asked[o.Peer] || len(asked) == maxReobserved {
 			continue
 		}
 		asked[o.Peer] = true
@@ -104,7 +106,7 @@ func (h *Host) seenAt(ctx context.Context, p peer.ID, at multiaddr.Multiaddr) (m
 	if err != nil {
 		return nil, err
 	}
-	if !punchTransport(addr) || transportOf(addr) != transportQUIC {
+	if !punchTransport(addr) || overlay.TransportOf(addr) != overlay.TransportQUIC {
 		return nil, errors.New("no address of a QUIC connection")
 	}
 	return addr, nil

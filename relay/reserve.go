@@ -52,14 +52,41 @@ type Reservation struct {
 
 // slots are the reservations held or refused, of connected pillars.
 type slots struct {
-	mu  sync.Mutex
-	all map[peer.ID]Reservation // guarded by mu
+	mu     sync.Mutex
+	all    map[peer.ID]Reservation // guarded by mu
+	asking map[peer.ID]int         // guarded by mu; requests that are not answered
+}
+
+// expect reports whether p may hand this host circuits: it keeps a place for it,
+// or is being asked to and may have granted it, which this host does not know yet.
+func (s *slots) expect(p peer.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asking[p] > 0 || s.all[p].Until.After(time.Now())
+}
+
+// ask notes that p is asked, until the returned function is called.
+func (s *slots) ask(p peer.ID) (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asking == nil {
+		s.asking = make(map[peer.ID]int)
+	}
+	s.asking[p]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.asking[p]--; s.asking[p] == 0 {
+			delete(s.asking, p)
+		}
+	}
 }
 
 // Reserve asks a pillar, which must be connected, to relay for this host, for
 // an hour as a rule. ErrProtocol if it does not relay, ErrFull if it refuses,
 // ErrUnreachable if it cannot be asked.
 func (h *Host) Reserve(ctx context.Context, pillar peer.ID) error {
+	defer h.slots.ask(pillar)()
 	until, err := h.reserve(ctx, pillar)
 	if err != nil {
 		err = fmt.Errorf("reserve at %s: %w", pillar, err)
@@ -247,7 +274,7 @@ func (h *Host) KeepReserved(ctx context.Context, pillars func() []peer.ID) error
 				h.reserved(s, r)
 			}
 		}
-		wait := reservePoll
+		wait := h.cfg.reservePoll
 		if time.Now().Before(eager) {
 			wait = eagerPoll
 		}

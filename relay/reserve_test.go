@@ -27,7 +27,7 @@ func TestCircuit(t *testing.T) {
 			pillar := listening(t, relay.Config{Role: relay.RolePillar}, listen)
 			a, b := newHost(t, relay.Config{}), newHost(t, relay.Config{})
 			b.Handle(proto, echo)
-			b.Admit(a.Self(), time.Now().Add(time.Minute))
+			b.Admit(a.Self(), time.Now().Add(time.Hour))
 			if err := b.Connect(within(t), pillar.Self(), pillar.Addrs()); err != nil {
 				t.Fatal(err)
 			}
@@ -64,7 +64,7 @@ func TestCircuit(t *testing.T) {
 			}
 			select {
 			case <-got:
-			case <-time.After(10 * time.Second):
+			case <-time.After(patience):
 				t.Error("no packet over the circuit")
 			}
 		})
@@ -75,7 +75,7 @@ func TestUpgradeIsReported(t *testing.T) {
 	pillar := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
 	a, b := newHost(t, relay.Config{}), listening(t, relay.Config{}, tcp)
 	b.Handle(proto, echo)
-	b.Admit(a.Self(), time.Now().Add(time.Minute))
+	b.Admit(a.Self(), time.Now().Add(time.Hour))
 	if err := b.Connect(within(t), pillar.Self(), pillar.Addrs()); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestUpgradeIsReported(t *testing.T) {
 	if err := a.Connect(within(t), b.Self(), []multiaddr.Multiaddr{circuit(pillar, b.Self())}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	changes := make(chan overlay.PeerChange, 10)
 	done := make(chan struct{})
@@ -165,7 +165,7 @@ func TestReserveRefused(t *testing.T) {
 
 func TestKeepReserved(t *testing.T) {
 	key := newKey(t)
-	pillar := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, tcp)
+	pillar := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, place(t))
 	addrs := pillar.Addrs()
 	n := newHost(t, relay.Config{})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -175,7 +175,7 @@ func TestKeepReserved(t *testing.T) {
 		t.Helper()
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
-		for end := time.Now().Add(10 * time.Second); n.ReservedUntil(pillar.Self()).IsZero() == want; <-tick.C {
+		for end := time.Now().Add(patience); n.ReservedUntil(pillar.Self()).IsZero() == want; <-tick.C {
 			if time.Now().After(end) {
 				t.Fatalf("reserved is not %v", want)
 			}
@@ -201,10 +201,12 @@ func TestKeepReserved(t *testing.T) {
 }
 
 // A pillar that is wanted only after it was connected is asked as soon as
-// Reconsider says so, not when the list is looked at anyway, seconds later.
+// Reconsider says so, not when the list is looked at anyway.
 func TestReconsider(t *testing.T) {
 	pillar := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
-	n := newHost(t, relay.Config{})
+	cfg := relay.Config{}
+	relay.ReservePoll(&cfg, time.Hour)
+	n := newHost(t, cfg)
 	looked := make(chan struct{}, 100)
 	var wanted atomic.Bool
 	ctx, cancel := context.WithCancel(context.Background())
@@ -218,19 +220,14 @@ func TestReconsider(t *testing.T) {
 			return nil
 		})
 	}()
+	<-looked // at the begin
 	if err := n.Connect(within(t), pillar.Self(), pillar.Addrs()); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // at the begin, and for the connection
-		<-looked
-	}
+	<-looked // for the connection
 	wanted.Store(true)
 	n.Reconsider()
-	begun := time.Now()
 	eventually(t, func() bool { return !n.ReservedUntil(pillar.Self()).IsZero() })
-	if took := time.Since(begun); took > 4*time.Second {
-		t.Errorf("reserved after %v", took)
-	}
 	cancel()
 	<-done
 }

@@ -144,7 +144,7 @@ func (d *relayService) serve(s network.Stream, next network.StreamHandler) {
 		return
 	}
 	_ = s.SetReadDeadline(time.Time{})
-	hop := &hopStream{Stream: s, front: raw.Bytes()}
+	hop := &hopStream{fronted: fronted{s, raw.Bytes()}}
 	switch msg.GetType() {
 	case pb.HopMessage_RESERVE:
 		if d.user(from).Class == RelayStranger {
@@ -286,20 +286,10 @@ func customer(ip netip.Addr) netip.Prefix {
 // hopStream is a hop stream whose request was read already. libp2p's relay
 // reads it again, answers with one message, and from then on copies.
 type hopStream struct {
-	network.Stream
-	front  []byte         // what was read, as long as it is not read again
+	fronted
 	charge *circuitCharge // nil for a reservation
 	answer []byte         // what is written of the answer
 	told   bool           // the answer is written, and answer no longer used
-}
-
-func (s *hopStream) Read(b []byte) (int, error) {
-	if len(s.front) > 0 {
-		n := copy(b, s.front)
-		s.front = s.front[n:]
-		return n, nil
-	}
-	return s.Stream.Read(b)
 }
 
 // Write watches the answer. Only libp2p's handler writes it, before anything is

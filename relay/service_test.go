@@ -31,7 +31,7 @@ func welcoming(t testing.TB, from ...*relay.Host) *relay.Host {
 	h := newHost(t, relay.Config{})
 	h.Handle(proto, echo)
 	for _, f := range from {
-		h.Admit(f.Self(), time.Now().Add(time.Minute))
+		h.Admit(f.Self(), time.Now().Add(time.Hour))
 	}
 	return h
 }
@@ -179,7 +179,7 @@ func TestFullPillarIsLeft(t *testing.T) {
 func TestTenMegabytes(t *testing.T) {
 	pillar, _ := relaying(t, relay.RelayLimits{Data: 2 * mib}, nil)
 	a, b := newHost(t, relay.Config{}), newHost(t, relay.Config{})
-	b.Admit(a.Self(), time.Now().Add(time.Minute))
+	b.Admit(a.Self(), time.Now().Add(time.Hour))
 	const (
 		messages = 160
 		size     = 64 << 10
@@ -209,7 +209,7 @@ func TestTenMegabytes(t *testing.T) {
 		}
 	})
 	reserved(t, b, pillar)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	circuits, next := 0, uint32(0)
 	send := func() error {
@@ -223,8 +223,8 @@ func TestTenMegabytes(t *testing.T) {
 		defer s.Reset()
 		circuits++
 		for next < messages {
-			_ = s.SetReadDeadline(time.Now().Add(10 * time.Second))
-			_ = s.SetWriteDeadline(time.Now().Add(10 * time.Second))
+			_ = s.SetReadDeadline(time.Now().Add(patience))
+			_ = s.SetWriteDeadline(time.Now().Add(patience))
 			buf := append(binary.BigEndian.AppendUint32(nil, next), bytes.Repeat([]byte{byte(next)}, size)...)
 			if _, err := s.Write(buf); err != nil {
 				return err
@@ -259,7 +259,7 @@ func TestTenMegabytes(t *testing.T) {
 func TestCutIsNoEnd(t *testing.T) {
 	pillar, _ := relaying(t, relay.RelayLimits{Data: mib}, nil)
 	a, b := newHost(t, relay.Config{}), newHost(t, relay.Config{})
-	b.Admit(a.Self(), time.Now().Add(time.Minute))
+	b.Admit(a.Self(), time.Now().Add(time.Hour))
 	ended := make(chan error, 1)
 	b.Handle(proto, func(s overlay.Stream) {
 		_, err := io.Copy(io.Discard, s)
@@ -275,7 +275,7 @@ func TestCutIsNoEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Reset()
-	_ = s.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	_ = s.SetWriteDeadline(time.Now().Add(patience))
 	chunk := make([]byte, 32<<10)
 	for err == nil {
 		_, err = s.Write(chunk)

@@ -95,14 +95,14 @@ func (h *Host) Survey(ctx context.Context, pillars []SurveyPillar, transports bo
 	for _, l := range lines {
 		if at, ok := quicAddr(l.seen); ok {
 			udp = append(udp, mapped{local: l.local, seen: at, by: l.remote})
-			s.Seen = append(s.Seen, overlay.SeenAddr{Transport: transportQUIC, Addr: l.seen.String(), By: identity.PillarID(l.pillar)})
+			s.Seen = append(s.Seen, overlay.SeenAddr{Transport: overlay.TransportQUIC, Addr: l.seen.String(), By: identity.PillarID(l.pillar)})
 		}
 	}
 	s.Mapping, s.Filtering = mappingOf(udp, own), filteringOf(knocks)
 	s.Reachability = reachabilityOf(s.Mapping, s.Filtering, knocks)
 	// Connections in use keep others from leaving the same port to the same place.
 	for _, o := range h.Observed() {
-		if o.Transport == transportTCP && o.Listening {
+		if o.Transport == overlay.TransportTCP && o.Listening {
 			tcp = appendMapped(tcp, o.Local, o.Addr, o.Remote)
 		}
 	}
@@ -112,11 +112,11 @@ func (h *Host) Survey(ctx context.Context, pillars []SurveyPillar, transports bo
 	for _, x := range tries {
 		s.Tried[x.pillar] = append(s.Tried[x.pillar], x.NetcheckTransport)
 		// Over QUIC it came from a socket that nobody has to know.
-		if x.seen == nil || x.Transport == transportQUIC {
+		if x.seen == nil || x.Transport == overlay.TransportQUIC {
 			continue
 		}
 		s.Seen = append(s.Seen, overlay.SeenAddr{Transport: x.Transport, Addr: x.seen.String(), By: identity.PillarID(x.pillar)})
-		if x.Transport == transportTCP && h.listensAt(x.local) {
+		if x.Transport == overlay.TransportTCP && h.listensAt(x.local) {
 			tcp = appendMapped(tcp, x.local, x.seen, x.remote)
 		}
 	}
@@ -215,7 +215,7 @@ func appendMapped(all []mapped, local, seen, by multiaddr.Multiaddr) []mapped {
 
 // listensQUIC reports whether there is a socket whose NAT can be asked about.
 func (h *Host) listensQUIC() bool {
-	return slices.ContainsFunc(h.swarm.ListenAddresses(), func(a multiaddr.Multiaddr) bool { return transportOf(a) == transportQUIC })
+	return slices.ContainsFunc(h.swarm.ListenAddresses(), func(a multiaddr.Multiaddr) bool { return overlay.TransportOf(a) == overlay.TransportQUIC })
 }
 
 // connectedAt are pillars and the QUIC addresses where they are connected from a
@@ -404,7 +404,7 @@ func (c *called) note(ip netip.Addr) {
 
 // noteAddr notes a QUIC address.
 func (c *called) noteAddr(a multiaddr.Multiaddr) {
-	if transportOf(a) != transportQUIC {
+	if overlay.TransportOf(a) != overlay.TransportQUIC {
 		return
 	}
 	if ip, ok := ipOf(a); ok {
@@ -434,7 +434,7 @@ func (h *Host) hasCalled(p SurveyPillar) (is, known bool) {
 	}
 	for _, c := range h.swarm.Conns() { // lines older than calledFor
 		ip, ok := ipOf(c.RemoteMultiaddr())
-		if !ok || transportOf(c.RemoteMultiaddr()) != transportQUIC {
+		if !ok || overlay.TransportOf(c.RemoteMultiaddr()) != overlay.TransportQUIC {
 			continue
 		}
 		if slices.ContainsFunc(p.Addrs, func(a multiaddr.Multiaddr) bool { o, ok := ipOf(a); return ok && o == ip && !isCircuit(a) }) {

@@ -36,7 +36,7 @@ func probeRaw(t testing.TB, h, pillar *relay.Host, raw []byte) (*overlay.Probed,
 		return nil, err
 	}
 	defer s.Reset()
-	if err := s.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := s.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Write(raw); err != nil {

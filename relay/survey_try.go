@@ -3,11 +3,8 @@ package relay
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -30,6 +27,7 @@ const (
 	maxTries    = 8  // addresses of one
 	triesAtOnce = 32
 	tryTimeout  = 5 * time.Second
+	maxTryError = 200 // bytes
 )
 
 // resolved are the first pillars with DNS names replaced by what they stand for,
@@ -78,7 +76,7 @@ func (h *Host) tryAll(ctx context.Context, pillars []SurveyPillar) []tried {
 	for _, p := range pillars {
 		for _, a := range p.Addrs {
 			if !isCircuit(a) { // that is another pillar's address
-				all = append(all, tried{pillar: p.ID, remote: a, NetcheckTransport: overlay.NetcheckTransport{Transport: transportOf(a), Addr: a.String()}})
+				all = append(all, tried{pillar: p.ID, remote: a, NetcheckTransport: overlay.NetcheckTransport{Transport: overlay.TransportOf(a), Addr: a.String()}})
 			}
 		}
 	}
@@ -90,11 +88,11 @@ func (h *Host) tryAll(ctx context.Context, pillars []SurveyPillar) []tried {
 		work.Go(func() {
 			defer func() { <-running }()
 			tr := h.swarm.TransportForDialing(x.remote)
-			if x.Transport == transportQUIC {
+			if x.Transport == overlay.TransportQUIC {
 				tr = fresh
 			}
 			if err := h.try(ctx, tr, x); err != nil {
-				x.Error = tryError(err)
+				x.Error = tryError(x.remote, err)
 				return
 			}
 			x.OK = true
@@ -104,7 +102,7 @@ func (h *Host) tryAll(ctx context.Context, pillars []SurveyPillar) []tried {
 	return all
 }
 
-var errNoTransport = errors.New("this version does not speak that")
+var errNoTransport = fmt.Errorf("this version does not speak that: %w", swarm.ErrNoTransport)
 
 // try makes one connection and asks on it.
 func (h *Host) try(ctx context.Context, tr transport.Transport, x *tried) error {
@@ -155,18 +153,19 @@ func (h *Host) freshQUIC() (tr transport.Transport, done func(), err error) {
 	}, nil
 }
 
-// tryError says in a line what an attempt came to.
-func tryError(err error) string {
-	var ne net.Error
-	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+// tryError says in a line what an attempt came to. What it says of its own accord
+// is bounded and safe to show: a peer may have had a say in it.
+func tryError(a multiaddr.Multiaddr, err error) string {
+	switch fault := faultOf(a, err); fault {
+	case overlay.FaultTimeout:
 		return fmt.Sprintf("no answer in %d s", tryTimeout/time.Second)
-	case isMismatch(err):
-		return "somebody else answers there"
-	case isRefusal(err):
+	case overlay.FaultTurnedAway:
 		return "it is there and refuses: it has too many connections, or too many from this address"
+	case overlay.FaultFailed:
+		return overlay.Plain(oneLine(err), maxTryError)
+	default:
+		return fault.Words()
 	}
-	return oneLine(err)
 }
 
 // tcpAddr and udpAddr are the IP address, which may be unspecified, and the port

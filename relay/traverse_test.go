@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -84,7 +85,7 @@ func TestDialThrough(t *testing.T) {
 			b, breg := punching(t, listen)
 			b.Handle(proto, echo)
 			reserved(t, b, pillar)
-			b.Admit(a.Self(), time.Now().Add(time.Minute))
+			b.Admit(a.Self(), time.Now().Add(time.Hour))
 			if err := a.DialThrough(within(t), b.Self(), via(pillar)); err != nil {
 				t.Fatal(err)
 			}
@@ -117,14 +118,16 @@ func TestCircuitLingers(t *testing.T) {
 	pillar := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
 	a, _ := punching(t, tcp)
 	var (
-		b *relay.Host
-		s overlay.Stream
+		b     *relay.Host
+		s     overlay.Stream
+		begun time.Time
 	)
 	for tries := 1; ; tries++ {
 		b, _ = punching(t, tcp)
 		b.Handle(proto, echo)
 		reserved(t, b, pillar)
-		b.Admit(a.Self(), time.Now().Add(time.Minute))
+		b.Admit(a.Self(), time.Now().Add(time.Hour))
+		begun = time.Now()
 		if err := a.DialThrough(within(t), b.Self(), via(pillar)); err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +145,7 @@ func TestCircuitLingers(t *testing.T) {
 		}
 	}
 	say := func() error {
-		_ = s.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = s.SetReadDeadline(time.Now().Add(patience))
 		if _, err := s.Write([]byte("x")); err != nil {
 			return err
 		}
@@ -157,12 +160,54 @@ func TestCircuitLingers(t *testing.T) {
 		if err := say(); err != nil {
 			break
 		}
-		if time.Since(upgraded) > 15*time.Second {
+		if time.Since(upgraded) > patience {
 			t.Fatal("the circuit is never closed")
 		}
 	}
-	if d := time.Since(upgraded); d < 3*time.Second {
+	// The upgrade came after the begin, however late it was noticed here.
+	if d := time.Since(begun); d < 3*time.Second {
 		t.Errorf("a stream on the circuit was cut %v after the upgrade", d)
+	}
+}
+
+// stalling is a circuit whose relay does not take its goodbye.
+type stalling struct {
+	network.Conn
+	begun, end chan struct{}
+}
+
+func (s *stalling) GetStreams() []network.Stream { return nil }
+
+func (s *stalling) Close() error {
+	s.begun <- struct{}{}
+	<-s.end
+	return nil
+}
+
+// A circuit that cannot be closed is closed by one goroutine, however often it is
+// looked at.
+func TestCircuitIsClosedOnce(t *testing.T) {
+	h := newHost(t, relay.Config{})
+	one := &stalling{begun: make(chan struct{}, 64), end: make(chan struct{})}
+	two := &stalling{begun: make(chan struct{}, 64), end: make(chan struct{})}
+	var r relay.Retirer
+	for range 32 {
+		r.Retire(h, one)
+	}
+	r.Retire(h, one, two)
+	<-two.begun
+	close(one.end)
+	close(two.end)
+	r.Retire(h, two)
+	r.Retire(h, one)                     // a circuit that comes again is another one
+	if err := h.Shutdown(); err != nil { // which waits for all that were begun
+		t.Fatal(err)
+	}
+	if n := len(one.begun); n != 2 {
+		t.Errorf("closed %d times, want 2", n)
+	}
+	if n := len(two.begun); n != 0 {
+		t.Errorf("closed %d times, want 1", n+1)
 	}
 }
 
@@ -178,7 +223,7 @@ func TestDialThroughMovesOn(t *testing.T) {
 	a, b := newHost(t, relay.Config{}), newHost(t, relay.Config{})
 	b.Handle(proto, echo)
 	reserved(t, b, pillar)
-	b.Admit(a.Self(), time.Now().Add(time.Minute))
+	b.Admit(a.Self(), time.Now().Add(time.Hour))
 	if err := a.DialThrough(within(t), b.Self(), append(gone, via(other)...)); !errors.Is(err, overlay.ErrUnreachable) || errors.Is(err, overlay.ErrFull) {
 		t.Errorf("no pillar has a circuit: %v", err)
 	}
@@ -223,12 +268,12 @@ func TestStrangersAreRefused(t *testing.T) {
 		})
 	}
 	refused("no longer admitted", func(h *relay.Host) error {
-		b.Admit(h.Self(), time.Now().Add(time.Minute))
+		b.Admit(h.Self(), time.Now().Add(time.Hour))
 		b.Admit(h.Self(), time.Now().Add(-time.Second))
 		return h.Connect(within(t), b.Self(), b.Addrs())
 	})
 	admitted, protected := newHost(t, relay.Config{}), newHost(t, relay.Config{})
-	b.Admit(admitted.Self(), time.Now().Add(time.Minute))
+	b.Admit(admitted.Self(), time.Now().Add(time.Hour))
 	b.Protect(protected.Self(), true)
 	for _, h := range []*relay.Host{admitted, protected} {
 		if err := h.Connect(within(t), b.Self(), b.Addrs()); err != nil {
@@ -270,7 +315,7 @@ func TestAdvertisedAddressesAreNotDialled(t *testing.T) {
 }
 
 func TestVicinity(t *testing.T) {
-	pillar := listening(t, relay.Config{Role: relay.RolePillar}, quic, tcp)
+	pillar := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
 	n := listening(t, relay.Config{}, "/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/0/ws")
 	if v := n.Vicinity(); len(v.Public) != 0 {
 		t.Errorf("seen by nobody at %v", v.Public)
@@ -294,7 +339,7 @@ func TestVicinity(t *testing.T) {
 	}
 	// What somebody who connects to us says of us does not count.
 	liar := newHost(t, relay.Config{})
-	n.Admit(liar.Self(), time.Now().Add(time.Minute))
+	n.Admit(liar.Self(), time.Now().Add(time.Hour))
 	if err := liar.Connect(within(t), n.Self(), n.Addrs()); err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +358,7 @@ func TestDialNear(t *testing.T) {
 	a, b := listening(t, relay.Config{}), listening(t, relay.Config{})
 	b.Handle(proto, echo)
 	reserved(t, b, pillar)
-	b.Admit(a.Self(), time.Now().Add(time.Minute))
+	b.Admit(a.Self(), time.Now().Add(time.Hour))
 	if err := a.DialNear(within(t), b.Self(), b.Addrs()); !errors.Is(err, overlay.ErrUnreachable) {
 		t.Errorf("not connected: %v", err)
 	}
@@ -354,7 +399,7 @@ func TestDialNearRate(t *testing.T) {
 	pillar := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
 	a, b := listening(t, relay.Config{}), newHost(t, relay.Config{})
 	reserved(t, b, pillar)
-	b.Admit(a.Self(), time.Now().Add(time.Minute))
+	b.Admit(a.Self(), time.Now().Add(time.Hour))
 	if err := a.DialThrough(within(t), b.Self(), via(pillar)); err != nil {
 		t.Fatal(err)
 	}
@@ -367,9 +412,13 @@ func TestDialNearRate(t *testing.T) {
 		t.Skip("no IPv4")
 	}
 	closed := []multiaddr.Multiaddr{multiaddr.StringCast(fmt.Sprintf("/ip4/%s/tcp/1025", ip))}
+	begun := time.Now()
 	for i, want := range []bool{false, true} {
 		err := a.DialNear(within(t), b.Self(), closed)
 		if !errors.Is(err, overlay.ErrUnreachable) || strings.Contains(err.Error(), "a moment ago") != want {
+			if want && time.Since(begun) > 3*time.Second {
+				continue // it was more than a moment
+			}
 			t.Errorf("%d: %v", i, err)
 		}
 	}
@@ -385,8 +434,8 @@ func TestDialThroughCrossed(t *testing.T) {
 	var wg sync.WaitGroup
 	for x, y := range map[*relay.Host]*relay.Host{a: b, b: a} {
 		x.Handle(proto, echo)
-		x.Admit(y.Self(), time.Now().Add(time.Minute))
-		y.Admit(x.Self(), time.Now().Add(time.Minute))
+		x.Admit(y.Self(), time.Now().Add(time.Hour))
+		y.Admit(x.Self(), time.Now().Add(time.Hour))
 	}
 	for x, y := range map[*relay.Host]*relay.Host{a: b, b: a} {
 		wg.Go(func() {
@@ -415,8 +464,9 @@ func TestBorrowedConnections(t *testing.T) {
 		return p
 	}
 	pillar, used, kept := serve(), serve(), serve()
+	const borrow = 200 * time.Millisecond
 	cfg := relay.Config{}
-	relay.BorrowFor(&cfg, 200*time.Millisecond)
+	relay.BorrowFor(&cfg, borrow)
 	a := newHost(t, cfg)
 	for _, p := range []*relay.Host{pillar, used, kept} {
 		b := welcoming(t, a)
@@ -444,10 +494,14 @@ func TestBorrowedConnections(t *testing.T) {
 			continue
 		}
 		// As long as there is the circuit, there is the connection.
-		time.AfterFunc(600*time.Millisecond, func() { _ = a.Close(b.Self()) })
-		eventually(t, func() bool { return pathTo(a, b.Self()) == overlay.PathNone })
+		for begun := time.Now(); time.Since(begun) < 3*borrow; {
+			ask(t, a, b.Self(), "hello")
+		}
 		if pathTo(a, p.Self()) == overlay.PathNone {
 			t.Error("the pillar's connection went before the circuit")
+		}
+		if err := a.Close(b.Self()); err != nil {
+			t.Fatal(err)
 		}
 	}
 	eventually(t, func() bool { return pathTo(a, pillar.Self()) == overlay.PathNone })
@@ -462,9 +516,9 @@ func TestBorrowedConnections(t *testing.T) {
 func TestAdmissionsAreBounded(t *testing.T) {
 	b := listening(t, relay.Config{}, tcp)
 	early, late := newHost(t, relay.Config{}), newHost(t, relay.Config{})
-	b.Admit(early.Self(), time.Now().Add(time.Minute))
+	b.Admit(early.Self(), time.Now().Add(30*time.Minute))
 	b.Admit(late.Self(), time.Now().Add(2*time.Hour))
-	for i := range 10_000 {
+	for i := range 4_200 { // 4,096 have room
 		b.Admit(peer.ID(fmt.Sprint("peer ", i)), time.Now().Add(time.Hour))
 	}
 	if err := late.Connect(within(t), b.Self(), b.Addrs()); err != nil {

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,6 +64,8 @@ type pair struct {
 	due    time.Time // when to look at it again
 	busy   bool      // an attempt is going on
 	direct time.Time // since when the circuit is not needed; zero: it is
+
+	closing map[network.Conn]bool // circuits that a goroutine closes, each one
 }
 
 type punchDone struct {
@@ -202,7 +205,7 @@ func (h *Host) review(ctx context.Context, p peer.ID, x *pair, now time.Time) ti
 	case x.busy:
 		return time.Hour // its end comes as an event
 	case len(circuits) == 0:
-		x.direct = time.Time{}
+		x.direct, x.closing = time.Time{}, nil
 		if left := x.next.Sub(now); left > 0 && !direct && len(h.upgrades.pairs) <= maxPairs {
 			return left
 		}
@@ -231,7 +234,9 @@ func (h *Host) review(ctx context.Context, p peer.ID, x *pair, now time.Time) ti
 	return time.Hour
 }
 
-// retire closes circuits that a direct connection has replaced.
+// retire closes circuits that a direct connection has replaced, each in one
+// goroutine: a relay that stalls keeps that waiting, and a second would wait
+// behind it.
 func (h *Host) retire(x *pair, circuits []network.Conn, now time.Time) time.Duration {
 	if x.direct.IsZero() {
 		x.direct = now
@@ -240,11 +245,19 @@ func (h *Host) retire(x *pair, circuits []network.Conn, now time.Time) time.Dura
 	if since < lingerMin {
 		return lingerMin - since
 	}
+	for c := range x.closing {
+		if !slices.Contains(circuits, c) {
+			delete(x.closing, c)
+		}
+	}
 	for _, c := range circuits {
-		if since < lingerMax && len(c.GetStreams()) > 0 {
+		if x.closing[c] || since < lingerMax && len(c.GetStreams()) > 0 {
 			continue
 		}
-		h.start(func() { _ = c.Close() }) // it may have to say goodbye through the relay
+		if x.closing == nil {
+			x.closing = make(map[network.Conn]bool)
+		}
+		x.closing[c] = h.start(func() { _ = c.Close() }) // it may have to say goodbye through the relay
 	}
 	return lingerCheck
 }

@@ -34,27 +34,6 @@ type Observed struct {
 	Since     time.Time
 }
 
-// Transports, as Observed and the metrics name them.
-const (
-	transportQUIC      = "quic"
-	transportTCP       = "tcp"
-	transportWebSocket = "ws"
-	transportCircuit   = "circuit"
-)
-
-func transportOf(a multiaddr.Multiaddr) string {
-	if isCircuit(a) {
-		return transportCircuit
-	}
-	if _, err := a.ValueForProtocol(multiaddr.P_QUIC_V1); err == nil {
-		return transportQUIC
-	}
-	if isWebSocket(a) {
-		return transportWebSocket
-	}
-	return transportTCP
-}
-
 // observations are what peers said in identify about connections that this host
 // made and that are open. Nobody else's word is kept: only pillars are dialled.
 type observations struct {
@@ -96,7 +75,7 @@ func (o *observations) add(h *Host, e event.EvtPeerIdentificationCompleted) bool
 		return false
 	}
 	seen := observation{conn: c, Observed: Observed{
-		Peer: e.Peer, Transport: transportOf(c.RemoteMultiaddr()), Addr: e.ObservedAddr, Remote: c.RemoteMultiaddr(), Local: c.LocalMultiaddr(),
+		Peer: e.Peer, Transport: overlay.TransportOf(c.RemoteMultiaddr()), Addr: e.ObservedAddr, Remote: c.RemoteMultiaddr(), Local: c.LocalMultiaddr(),
 		Listening: h.listensAt(c.LocalMultiaddr()), Since: time.Now(),
 	}}
 	o.mu.Lock()

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -49,6 +50,13 @@ type engine struct {
 
 	wake  chan struct{} // there is something to do for sweep
 	swept chan struct{} // closed when sweep has ended
+
+	droppedTo atomic.Uint32   // the first day that is not dropped
+	dropped   chan struct{}   // there is something to do for reclaim
+	reclaimed chan struct{}   // closed when reclaim has ended
+	closing   context.Context // ended by close
+	hurry     context.CancelFunc
+	log       *slog.Logger
 }
 
 // epoch is the state after one write, shared by all who read it.
@@ -145,9 +153,12 @@ func (o *opening) start() (*engine, error) {
 	e := &engine{
 		kind: o.kind, db: db, guard: g, open: make(map[*epoch]struct{}),
 		wake: make(chan struct{}, 1), swept: make(chan struct{}),
+		dropped: make(chan struct{}, 1), reclaimed: make(chan struct{}), log: o.log,
 	}
+	e.closing, e.hurry = context.WithCancel(context.Background())
 	e.idle = sync.NewCond(&e.mu)
 	go e.sweep()
+	go e.reclaim()
 	e.rouse() // measures the disk usage
 	e.publish(summary{})
 	return e, nil
@@ -155,14 +166,14 @@ func (o *opening) start() (*engine, error) {
 
 // guarded opens the database behind a guard of its own. If it fails nothing of it
 // touches the disk any more.
-func (how *opening) guarded() (*pebble.DB, *guard, error) {
-	g := newGuard(how.fs)
-	o := options(how.memory, how.rot)
-	o.FS = g
-	o.Logger = logger{how.log, g}
-	o.Cache = pebble.NewCache(how.memory / 2)
-	defer o.Cache.Unref()
-	db, err := openWithin(how.dir, o, g)
+func (o *opening) guarded() (*pebble.DB, *guard, error) {
+	g := newGuard(o.fs)
+	opts := options(o.memory, o.rot)
+	opts.FS = g
+	opts.Logger = logger{o.log, g}
+	opts.Cache = pebble.NewCache(o.memory / 2)
+	defer opts.Cache.Unref()
+	db, err := openWithin(o.dir, opts, g)
 	if err != nil {
 		if g.inUse() {
 			err = fmt.Errorf("%w (%v)", ErrInUse, err)
@@ -435,6 +446,7 @@ func (e *engine) close() error {
 		return nil
 	}
 	e.closed = true
+	e.hurry()
 	for e.busy > 0 {
 		e.idle.Wait()
 	}
@@ -450,6 +462,7 @@ func (e *engine) close() error {
 	done := make(chan error, 1)
 	go func() {
 		<-e.swept
+		<-e.reclaimed
 		done <- e.db.Close()
 	}()
 	select {

@@ -51,6 +51,9 @@ func (p *Pebble) open() error {
 	}
 	e.publish(p.last)
 	p.engine.Store(e)
+	if len(p.last.days) > 0 {
+		e.dropTo(p.last.days[0].day) // the last run may not have come to it
+	}
 	return nil
 }
 
@@ -153,7 +156,11 @@ func (p *Pebble) Drop(before overlay.Day) error {
 	if err := b.DeleteRange(appendDay(nil, 0), appendDay(nil, before), nil); err != nil {
 		return err
 	}
-	return p.write(b, next)
+	if err := p.write(b, next); err != nil {
+		return err
+	}
+	p.e().dropTo(before)
+	return nil
 }
 
 // ready says whether p takes commits.

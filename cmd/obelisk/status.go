@@ -99,6 +99,9 @@ func (a *app) printPillarStatus(s *obelisk.PillarStatus) error {
 	if s.Diverged > 0 {
 		w.pair("WARNING", fmt.Sprintf("%d pillars diverge: see obelisk convergence", s.Diverged))
 	}
+	if text := s.Expiring.Text(); text != "" {
+		w.pair("expiring", text)
+	}
 	if s.Draining {
 		w.pair("draining", "nodes are sent to other pillars")
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ var linkCases = []Case{
 	{"handler taken away", testHandleNil},
 	{"wrong peer", testWrongPeer},
 	{"unreachable", testUnreachable},
+	{"why not", testWhyNot},
 	{"cancelled", testCancelled},
 	{"connect from both sides", testSimultaneous},
 	{"open dials known addresses", testOpenDials},
@@ -366,6 +368,45 @@ func testUnreachable(t *testing.T, newHost NewHost) {
 	if err := a.Close(id); err != nil {
 		t.Errorf("close of a peer that is not connected: %v", err)
 	}
+}
+
+// testWhyNot: what came of each address is there to be read.
+func testWhyNot(t *testing.T, newHost NewHost) {
+	hs := hosts(t, newHost, 3)
+	a, b, c := hs[0], hs[1], hs[2]
+	why := func(what string, err error) *overlay.DialError {
+		t.Helper()
+		var de *overlay.DialError
+		if !errors.As(err, &de) {
+			t.Fatalf("%s: %v is no DialError", what, err)
+		}
+		return de
+	}
+	all := func(what string, addrs []multiaddr.Multiaddr, de *overlay.DialError, want overlay.Fault) {
+		t.Helper()
+		if len(de.Attempts) != len(addrs) {
+			t.Errorf("%s: %d attempts at %d addresses: %v", what, len(de.Attempts), len(addrs), de)
+		}
+		for _, x := range de.Attempts {
+			if !slices.ContainsFunc(addrs, x.Addr.Equal) || x.Fault != want || x.Detail == "" {
+				t.Errorf("%s: %s: %s (%q), want %s", what, x.Addr, x.Fault, x.Detail, want)
+			}
+		}
+	}
+	err := a.Connect(within(t), b.Self(), nil)
+	wantErr(t, "connect without an address", err, overlay.ErrNoAddress)
+	if de := why("connect without an address", err); len(de.Attempts) != 0 {
+		t.Errorf("connect without an address: %v", de)
+	}
+	all("b's address for c", b.Addrs(), why("b's address for c", a.Connect(within(t), c.Self(), b.Addrs())), overlay.FaultWrongPeer)
+	id, addrs := b.Self(), b.Addrs()
+	if err := b.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	if slices.ContainsFunc(addrs, func(a multiaddr.Multiaddr) bool { return overlay.TransportOf(a) == overlay.TransportQUIC }) {
+		return // UDP has nothing like a refused connection
+	}
+	all("a closed host", addrs, why("a closed host", a.Connect(within(t), id, addrs)), overlay.FaultRefused)
 }
 
 func testCancelled(t *testing.T, newHost NewHost) {

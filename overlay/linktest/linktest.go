@@ -56,7 +56,7 @@ func Cases() []Case {
 const (
 	proto   = overlay.Protocol("/linktest/1")
 	unknown = overlay.Protocol("/linktest/unknown/1")
-	patient = 20 * time.Second // longer than anything here takes
+	patient = 2 * time.Minute // longer than anything here takes, on however slow a machine
 )
 
 // hosts makes n hosts and shuts them down at the end of the test.

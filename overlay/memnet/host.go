@@ -2,7 +2,6 @@ package memnet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -110,26 +109,25 @@ func (h *Host) Connect(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 	}
 	h.net.mu.Unlock()
 	if len(bare) == 0 {
-		return fmt.Errorf("connect to %s: %w: no address", p, overlay.ErrUnreachable)
+		return fmt.Errorf("connect to %s: %w", p, &overlay.DialError{Cause: overlay.ErrNoAddress})
 	}
-	var last error
+	failed := &overlay.DialError{}
 	for _, a := range bare {
-		err := h.dial(ctx, p, a)
-		if err == nil {
+		fault, err := h.dial(ctx, p, a)
+		switch {
+		case err != nil:
+			return fmt.Errorf("connect to %s: %w", p, &overlay.DialError{Cause: err})
+		case fault == "":
 			return nil
 		}
-		if last == nil || !errors.Is(last, overlay.ErrWrongPeer) {
-			last = err
-		}
-		if ctx.Err() != nil || errors.Is(err, overlay.ErrLinksClosed) {
-			break
-		}
+		failed.Attempts = append(failed.Attempts, overlay.DialAttempt{Addr: a, Fault: fault, Detail: fault.Words()})
 	}
-	return fmt.Errorf("connect to %s: %w", p, last)
+	return fmt.Errorf("connect to %s: %w", p, failed)
 }
 
-// dial makes a connection to p at a, or finds that there is one.
-func (h *Host) dial(ctx context.Context, p peer.ID, a multiaddr.Multiaddr) error {
+// dial makes a connection to p at a, or finds that there is one. What keeps it
+// from dialling elsewhere, too, is an error.
+func (h *Host) dial(ctx context.Context, p peer.ID, a multiaddr.Multiaddr) (overlay.Fault, error) {
 	h.net.mu.Lock()
 	_, cut := h.targetLocked(a)
 	h.net.mu.Unlock()
@@ -138,7 +136,7 @@ func (h *Host) dial(ctx context.Context, p peer.ID, a multiaddr.Multiaddr) error
 		wait = h.net.dialTimeout
 	}
 	if err := h.pause(ctx, wait); err != nil {
-		return fmt.Errorf("%s: %w: %w", a, overlay.ErrUnreachable, err)
+		return "", err
 	}
 
 	h.net.mu.Lock()
@@ -146,24 +144,24 @@ func (h *Host) dial(ctx context.Context, p peer.ID, a multiaddr.Multiaddr) error
 	target, cut := h.targetLocked(a)
 	switch {
 	case h.closed:
-		return fmt.Errorf("%w: %w", overlay.ErrUnreachable, overlay.ErrLinksClosed)
+		return "", overlay.ErrLinksClosed
 	case h.conns[p] != nil:
-		return nil
+		return "", nil
 	case target == nil:
-		return fmt.Errorf("%s: %w: connection refused", a, overlay.ErrUnreachable)
+		return overlay.FaultRefused, nil
 	case cut:
-		return fmt.Errorf("%s: %w: timeout", a, overlay.ErrUnreachable)
+		return overlay.FaultTimeout, nil
 	case target.id != p:
-		return fmt.Errorf("%s: %w: %s", a, overlay.ErrWrongPeer, target.id)
+		return overlay.FaultWrongPeer, nil
 	case target.guarded && !target.welcomesLocked(h.id):
-		return fmt.Errorf("%s: %w: connection reset", a, overlay.ErrUnreachable)
+		return overlay.FaultHungUp, nil
 	}
 	h.joinLocked(target, nil)
 	h.known[p] = []multiaddr.Multiaddr{a}
 	if h.addr != nil {
 		target.known[h.id] = []multiaddr.Multiaddr{h.addr}
 	}
-	return nil
+	return "", nil
 }
 
 // joinLocked connects h and target, through via if that is not nil. net.mu is

@@ -159,10 +159,7 @@ func (l *Lab) gateway(ctx context.Context, i int, g Gateway) error {
 // place says where a process runs. Nodes are named after their place, with a
 // number.
 func (l *Lab) place(role, name string) testnet.Place {
-	at := name
-	if role == testnet.RoleNode {
-		at = name[:strings.LastIndexByte(name, '-')]
-	}
+	at := placeOf(role, name)
 	p := testnet.Place{Exec: l.box.exec(at), Dial: l.box.dial(at)}
 	if role == testnet.RoleNode {
 		p.Listen = l.topology.Speech.hostListen(0)
@@ -180,6 +177,14 @@ func (l *Lab) place(role, name string) testnet.Place {
 	p.Listen = l.topology.Speech.hostListen(homePort)
 	p.Args = []string{"--home"}
 	return p
+}
+
+// placeOf is where a process runs: a node's name has a number after that.
+func placeOf(role, name string) string {
+	if role == testnet.RoleNode {
+		return name[:strings.LastIndexByte(name, '-')]
+	}
+	return name
 }
 
 // StartPillars starts all public pillars and returns when they see each other.
@@ -295,6 +300,28 @@ func (l *Lab) Move(ctx context.Context, gateway int) error {
 
 // Between is what gateways sent each other, both ways: what no pillar carried.
 func (l *Lab) Between(a, b int) Traffic {
-	there, back := l.router.Traffic(l.outside[a], l.outside[b]), l.router.Traffic(l.outside[b], l.outside[a])
+	there, back := l.passed(a, b), l.passed(b, a)
 	return Traffic{Packets: there.Packets + back.Packets, Bytes: there.Bytes + back.Bytes}
+}
+
+// passed is what has arrived at gateway b from gateway a, whatever addresses they
+// had then.
+func (l *Lab) passed(a, b int) (sum Traffic) {
+	for _, from := range l.addresses(a) {
+		for _, to := range l.addresses(b) {
+			t := l.router.Traffic(from, to)
+			sum.Packets += t.Packets
+			sum.Bytes += t.Bytes
+		}
+	}
+	return sum
+}
+
+// addresses are all that a gateway has had.
+func (l *Lab) addresses(gateway int) []netip.Addr {
+	list := []netip.Addr{gatewayAddr(gateway)}
+	for n := range l.moves[gateway] {
+		list = append(list, movedAddr(gateway, n+1))
+	}
+	return list
 }

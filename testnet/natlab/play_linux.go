@@ -37,6 +37,8 @@ const (
 	// settled is how many direct messages in a row, in each direction, show that
 	// it stays so.
 	settled = 3
+	// contactName is what each calls the other.
+	contactName = "peer"
 	// arrival is how long the last messages may take.
 	arrival = 20 * time.Second
 	// readiness is how long processes may take to be ready for a run.
@@ -101,13 +103,18 @@ func play(ctx context.Context, s Scenario, l *Lab, number int) Run {
 			c.run.fail("%v", err)
 		}
 	}
+	c.run.TookS = time.Since(begin).Seconds()
+	if c.from != nil && c.to != nil {
+		if err := c.check(ctx, begin); err != nil {
+			c.run.fail("%v", err)
+		}
+	}
 	cancel()
 	for _, p := range []*party{c.from, c.to} {
 		if p != nil {
 			p.listening.Wait()
 		}
 	}
-	c.run.TookS = time.Since(begin).Seconds()
 	return c.run
 }
 
@@ -116,8 +123,9 @@ type conversation struct {
 	scenario Scenario
 	lab      *Lab
 	from, to *party
-	gates    [2]int  // the gateways of from and to
-	between  Traffic // of these, before the run
+	gates    [2]int            // the gateways of from and to
+	passed   map[[2]int]uint64 // packets from one gateway to another, before the run
+	numbered int               // messages
 	said     []said
 	next     []said // what was said first after the disturbance, in each direction
 	run      Run
@@ -180,7 +188,12 @@ func (c *conversation) gather(ctx context.Context, number int) error {
 		fromPlace, toPlace = toPlace, fromPlace
 	}
 	c.gates = [2]int{s.Topology.behind(fromPlace), s.Topology.behind(toPlace)}
-	c.between = l.Between(c.gates[0], c.gates[1])
+	c.passed = make(map[[2]int]uint64)
+	for a := range s.Topology.Gateways {
+		for b := range s.Topology.Gateways {
+			c.passed[[2]int{a, b}] = l.passed(a, b).Packets
+		}
+	}
 	pillars := l.public()
 	toPillar, fromPillar := pillars[number%len(pillars)], pillars[(number+1)%len(pillars)]
 	if l.home != nil {
@@ -211,14 +224,15 @@ func (c *conversation) gather(ctx context.Context, number int) error {
 			return err
 		}
 	}
-	_, errTo := c.to.api.AddContact(ready, "peer", from.Account)
-	_, errFrom := c.from.api.AddContact(ready, "peer", to.Account)
+	_, errTo := c.to.api.AddContact(ready, contactName, from.Account)
+	_, errFrom := c.from.api.AddContact(ready, contactName, to.Account)
 	return errors.Join(errTo, errFrom)
 }
 
 // say has one party say the next thing to the other.
 func (c *conversation) say(ctx context.Context, from, to *party) (said, error) {
-	s, err := from.say(ctx, to, fmt.Sprintf("%d from %s", len(c.said)+1, from.name))
+	c.numbered++
+	s, err := from.say(ctx, to, fmt.Sprintf("%d from %s", c.numbered, from.name))
 	if err == nil {
 		c.said = append(c.said, s)
 	}
@@ -364,11 +378,15 @@ func (c *conversation) measure() {
 		}
 		return
 	}
-	now := c.lab.Between(c.gates[0], c.gates[1])
-	r.Between = now.Packets - min(now.Packets, c.between.Packets)
-	if r.Between < uint64(r.ByDirect) && c.scenario.Disturb != MoveOne {
+	r.Between = c.since(c.gates[0], c.gates[1]) + c.since(c.gates[1], c.gates[0])
+	if r.Between < uint64(r.ByDirect) {
 		r.fail("%d messages are said to have come directly, but only %d packets went between the gateways", r.ByDirect, r.Between)
 	}
+}
+
+// since is how many packets arrived at gateway b from gateway a in this run.
+func (c *conversation) since(a, b int) uint64 {
+	return c.lab.passed(a, b).Packets - c.passed[[2]int{a, b}]
 }
 
 // count compares what was said with what both have in the end.

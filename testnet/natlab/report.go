@@ -25,8 +25,9 @@ type Run struct {
 	ByCircuit int      `json:"by_circuit"` // … over a circuit through a pillar
 	ByPillar  int      `json:"by_pillar"`  // … from a pillar's store
 	Between   uint64   `json:"between"`    // packets the two gateways sent each other
-	TookS     float64  `json:"took_s"`
-	Failures  []string `json:"failures"` // what should have been otherwise
+	Netcheck  Verdict  `json:"netcheck"`   // of both, asked when everything else had been measured
+	TookS     float64  `json:"took_s"`     // without that
+	Failures  []string `json:"failures"`   // what should have been otherwise
 }
 
 func (r *Run) fail(format string, args ...any) {
@@ -154,27 +155,29 @@ func (r Result) spread(of func(Run) float64) string {
 // WriteTable writes results as a Markdown table. Times are min/median/max in ms.
 func WriteTable(w io.Writer, results []Result) error {
 	b := new(strings.Builder)
-	b.WriteString("| scenario | delivered | direct | to direct | first message | 19 of 20 others | slowest | after disturbance | came direct/circuit/pillar | must | |\n")
-	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| scenario | delivered | direct | to direct | first message | 19 of 20 others | slowest | after disturbance | came direct/circuit/pillar | netcheck true (unknown) | must | |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, r := range results {
 		whole := r.count(func(run Run) bool { return run.Sent > 0 && run.Lost == 0 && run.Twice == 0 })
 		direct := r.count(func(run Run) bool { return run.Direct })
 		var by [3]int
+		var check Verdict
 		for _, run := range r.Runs {
+			check.add(run.Netcheck)
 			by[0], by[1], by[2] = by[0]+run.ByDirect, by[1]+run.ByCircuit, by[2]+run.ByPillar
 		}
 		verdict := "holds"
 		if !r.OK() {
 			verdict = "**" + strings.Join(r.Failures, "; ") + "**"
 		}
-		fmt.Fprintf(b, "| %s: %s | %d/%d | %d/%d | %s | %s | %s | %s | %s | %d/%d/%d | %s | %s |\n",
+		fmt.Fprintf(b, "| %s: %s | %d/%d | %d/%d | %s | %s | %s | %s | %s | %d/%d/%d | %s | %s | %s |\n",
 			r.Scenario, r.Says, whole, len(r.Runs), direct, len(r.Runs),
 			r.spread(func(run Run) float64 { return run.DirectMS }),
 			r.spread(func(run Run) float64 { return run.FirstMS }),
 			r.spread(func(run Run) float64 { return run.MostMS }),
 			r.spread(func(run Run) float64 { return run.SlowestMS }),
 			r.spread(func(run Run) float64 { return run.NextMS }),
-			by[0], by[1], by[2], r.Must, verdict)
+			by[0], by[1], by[2], check, r.Must, verdict)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
