@@ -3,12 +3,52 @@ package gossip
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
-// Questions that the two sides of a session ask each other, and their answers,
-// which have the question's number.
+// Questions that the two ends of a session ask each other, and their answers.
+
+// walksBurst and walksRate bound the walks through mailboxes that one session can
+// cause: as many as somebody causes who looks at traces.
+const walksBurst, walksRate = 16, 0.5
+
+// answer serves requests, one after the other.
+func (s *session) answer(ctx context.Context) {
+	for {
+		var reply overlay.Message
+		select {
+		case msg := <-s.requests:
+			if t, ok := msg.(*overlay.TraceMsg); ok {
+				s.spare(t)
+			}
+			reply = s.m.lookUp(msg)
+		case <-s.done:
+			return
+		case <-ctx.Done():
+			return
+		}
+		if reply == nil {
+			continue
+		}
+		select {
+		case s.out <- reply:
+		case <-s.done:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// spare leaves recipients out of a Trace if they were asked for too often: each
+// time costs a walk through a mailbox.
+func (s *session) spare(t *overlay.TraceMsg) {
+	if len(t.Sought) > 0 && t.Sought[0].Recipients && s.walks.Take(time.Now(), walksBurst, walksRate) > 0 {
+		t.Sought[0].Recipients = false
+	}
+}
 
 // lookUp answers a Get, Has or Trace; nil if that failed here.
 func (m *Mesh) lookUp(msg overlay.Message) overlay.Message {

@@ -49,6 +49,7 @@ type session struct {
 	asked   overlay.Tokens // of Locate from them; the reader's
 	stray   overlay.Tokens // of Located that is too late; the reader's
 	links   overlay.Tokens // of Links from them; the reader's
+	walks   overlay.Tokens // of Trace from them with recipients; answer's
 
 	mu      sync.Mutex
 	seen    time.Time                          // guarded by mu; last message
@@ -151,16 +152,6 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 	m.log.Info("session ended", "pillar", s.id, "err", err)
 	m.dialer.lost(s.id, err)
 	return err
-}
-
-// codeOf is overlay.CodeOf for errors of connections: no code of their own
-// means unreachable.
-func codeOf(err error) overlay.Code {
-	var e *overlay.Error
-	if errors.As(err, &e) {
-		return e.Code
-	}
-	return overlay.CodeUnreachable
 }
 
 // close ends the session; whoever runs it cleans up.
@@ -454,31 +445,6 @@ func (s *session) read(ctx context.Context) error {
 		}
 		if err != nil {
 			return err
-		}
-	}
-}
-
-// answer serves requests, one after the other.
-func (s *session) answer(ctx context.Context) {
-	for {
-		var reply overlay.Message
-		select {
-		case msg := <-s.requests:
-			reply = s.m.lookUp(msg)
-		case <-s.done:
-			return
-		case <-ctx.Done():
-			return
-		}
-		if reply == nil {
-			continue
-		}
-		select {
-		case s.out <- reply:
-		case <-s.done:
-			return
-		case <-ctx.Done():
-			return
 		}
 	}
 }
