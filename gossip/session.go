@@ -154,16 +154,6 @@ func (m *Mesh) runSession(ctx context.Context, stream overlay.Stream, opener pee
 	return err
 }
 
-// codeOf is overlay.CodeOf for errors of connections: no code of their own
-// means unreachable.
-func codeOf(err error) overlay.Code {
-	var e *overlay.Error
-	if errors.As(err, &e) {
-		return e.Code
-	}
-	return overlay.CodeUnreachable
-}
-
 // close ends the session; whoever runs it cleans up.
 func (s *session) close() {
 	s.end.Do(func() {
