@@ -64,7 +64,11 @@ func (p *Pillar) startAdmin() {
 // Checks is what /healthz and /readyz answer.
 func (p *Pillar) Checks() (health, ready []admin.Check) {
 	s := p.core.Status()
-	health = []admin.Check{{Name: "store", OK: s.Failed == nil, Detail: textOf(s.Failed)}}
+	broken := s.Failed
+	if broken == nil {
+		broken = s.Damaged
+	}
+	health = []admin.Check{{Name: "store", OK: broken == nil, Detail: textOf(broken)}}
 	skewOK := s.ClockSkew.Abs() <= 30*time.Second
 	standing := s.Standing == overlay.StandingAdmitted
 	alone := p.core.Roster().Living(uint64(time.Now().UnixMilli())) > 1 && !p.hasAny()

@@ -228,6 +228,14 @@ func (h *holdings) offer(key overlay.ShortKey) {
 	}
 }
 
+// recountAll has everything counted anew: nobody knows what was lost.
+func (h *holdings) recountAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stale = true
+	h.poke()
+}
+
 // distrust has everything counted anew, though not too often: records that the
 // ledger has were lost by the disk, or the disk has some that it does not know,
 // or a sum is wrong.

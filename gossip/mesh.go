@@ -205,6 +205,9 @@ func (m *Mesh) Committed(c *overlay.CommitEvent) {
 	}
 	m.seen.forget(c.Dropped)
 	m.holdings.committed(c)
+	if c.Lost {
+		m.holdings.recountAll()
+	}
 	m.wants.committed(c)
 }
 

@@ -59,6 +59,8 @@ type CommitEvent struct {
 	// second life.
 	Gone    []RecordStub
 	Dropped []LogID // logs that are held no more
+	// Lost: records may be gone that nobody can name; all are to be counted anew.
+	Lost bool
 }
 
 // RecordStub is what digests need of a record.

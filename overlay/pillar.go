@@ -125,7 +125,7 @@ func (c *PillarConfig) Validate() error {
 //	pillar_share.go      an account's part of the queues
 //	pillar_submit.go     chunks of submissions, verified by all cores
 //	pillar_admission.go  what is refused although it is valid
-//	pillar_quota.go      what a submission costs, and who pays
+//	pillar_quota.go      what a submission costs, and who pays (pillar_quotadisk.go: on disk)
 //	pillar_commit.go     the group commit and what follows from it
 //	pillar_mailbox.go    mailboxes: pages, pushes, cursors
 //	pillar_copies.go     watermarks: on how many pillars
@@ -135,8 +135,8 @@ func (c *PillarConfig) Validate() error {
 // (lookups and the mailbox check), pillar_record.go (its own roster record:
 // renewed, revoked, left), pillar_apply.go (runs of others' logs),
 // pillar_clock.go and pillar_expiry.go (time), scrub.go (what the disk lost),
-// pillar_receipts.go and pillar_expiring.go (what receipts show without being
-// read),
+// pillar_mend.go (what the disk damaged), pillar_receipts.go and
+// pillar_expiring.go (what receipts show without being read),
 // pillar_logbytes.go (what the logs of others keep here), pillar_compare.go
 // (whether all hold the same), pillar_nodes.go (the directory for operators),
 // pillar_metrics.go.
@@ -154,6 +154,8 @@ type Pillar struct {
 	submits chan submitJob // sessions to gather
 	work    chan *chunk    // gather to the verify workers
 	commits chan commitJob // everybody to the committer
+	mends   chan struct{}  // of capacity 1: the store is to be mended
+	scrubs  chan struct{}  // of capacity 1: the scrub is to begin anew
 	chunks  sync.Pool      // of *chunk
 	queued  atomic.Int64   // bytes of submissions on their way, see maxQueued
 
@@ -186,7 +188,8 @@ type Pillar struct {
 	convergence Convergence
 	diverging   atomic.Int64 // pillars that diverged at the last look
 	caughtUp    catchUp
-	scrubbed    atomic.Bool // a pass of the scrub is over: vectors may become cursors
+	scrubbed    atomic.Bool   // a pass of the scrub is over: vectors may become cursors
+	mended      atomic.Uint64 // how often something was cut out of the store in this run
 
 	// mu guards what a commit publishes and who is told of it. It is taken
 	// before any session's own lock, and never held across I/O.
@@ -231,6 +234,8 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 		submits:    make(chan submitJob, submitQueue),
 		work:       make(chan *chunk, runtime.GOMAXPROCS(0)),
 		commits:    make(chan commitJob, commitQueue),
+		mends:      make(chan struct{}, 1),
+		scrubs:     make(chan struct{}, 1),
 		started:    make(chan struct{}),
 		ending:     make(chan struct{}),
 		quit:       make(chan struct{}),
@@ -249,7 +254,6 @@ func NewPillar(cfg PillarConfig) (*Pillar, error) {
 	}
 	p.roster = NewRoster(p.verifier)
 	p.copies.init()
-	p.quotas.init()
 	p.questions.init()
 	if err := p.load(); err != nil {
 		return nil, fmt.Errorf("pillar: load: %w", err)
@@ -285,7 +289,7 @@ func (p *Pillar) load() error {
 	}
 	p.local = view.LastLocal()
 	return errors.Join(p.loadRoster(view), p.allowed.load(view), p.clock.load(view, p.now()), p.mailboxes.load(view), p.logBytes.load(view),
-		p.newLogs.load(view, p.now()))
+		p.newLogs.load(view, p.now()), p.quotas.load(view, p.now()))
 }
 
 // loadLacks adds the lacks to the states that were loaded. Those of no entry
@@ -321,6 +325,7 @@ func (p *Pillar) Run(ctx context.Context, mesh Mesh) error {
 	others.Go(func() { p.questionLoop(ctx) })
 	others.Go(func() { p.tickLoop(ctx) })
 	others.Go(func() { p.scrubLoop(ctx) })
+	others.Go(func() { p.mendLoop(ctx) })
 	others.Go(func() { p.lookLoop(ctx) })
 	p.caughtUp.begin(p.now(), p.othersKnown())
 	close(p.started)
@@ -383,17 +388,23 @@ func (p *Pillar) tickLoop(ctx context.Context) {
 func (p *Pillar) saveNow(ctx context.Context) {
 	values := append(p.clock.values(p.now()), p.mailboxes.values()...)
 	values = append(values, p.logBytes.values()...)
+	debts, unsaved := p.quotaValues()
+	values = append(values, debts...)
 	if values = append(values, p.rosterLocals()...); len(values) == 0 {
 		return
 	}
-	if err := p.commitValues(ctx, values); err != nil && ctx.Err() == nil {
-		p.log.Warn("values not saved", "err", err)
+	if err := p.commitValues(ctx, values); err != nil {
+		if unsaved(); ctx.Err() == nil {
+			p.log.Warn("values not saved", "err", err)
+		}
 	}
 }
 
 // saveLast is saveNow for the end of Run, when only the committer still runs.
 func (p *Pillar) saveLast() {
 	values := append(p.clock.values(p.now()), p.mailboxes.values()...)
+	debts, _ := p.quotaValues()
+	values = append(values, debts...)
 	if values = append(values, p.logBytes.values()...); p.failure() == nil {
 		p.commits <- commitJob{values: values, done: make(chan error, 1)}
 	}
@@ -429,6 +440,7 @@ func (p *Pillar) Status() PillarSelfStatus {
 		Draining:   p.draining.Load(),
 		Full:       p.disk.full.Load(),
 		Failed:     p.failure(),
+		Damaged:    stats.Damaged,
 		CatchingUp: p.caughtUp.waits.Load(),
 		Diverged:   int(p.diverging.Load()),
 	}
@@ -486,6 +498,7 @@ type PillarSelfStatus struct {
 	Draining       bool
 	Full           bool
 	Failed         error // the store failed: reads only
+	Damaged        error // what of the store cannot be read, and what to do about it
 	// CatchingUp: what other pillars had when this run began is still coming, or
 	// none of those known was reached yet.
 	CatchingUp bool

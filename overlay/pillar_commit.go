@@ -36,6 +36,7 @@ type commitJob struct {
 	stray    bool                    // only those of which there is no state
 	dead     uint64                  // not zero: only if they are still dead at that time, Unix ms
 	lapse    uint64                  // not zero: lacks that are expired at that time are none any more
+	mend     bool                    // the store is to be mended; nothing else is in that commit
 	// done, of capacity 1, gets the result. Without it the chunk is given back
 	// by the committer.
 	done chan error
@@ -94,6 +95,7 @@ type committer struct {
 	ended   []endedLack
 	dropped []LogID
 	fixes   []*recordFix
+	mended  bool // the store was mended: what it held then may be gone
 
 	accounts []*Record // account records that were new in it
 
@@ -161,7 +163,7 @@ func (c *committer) more() bool {
 	if c.head.chunk == nil {
 		return c.fits(c.head)
 	}
-	if len(c.commit.Forget) > 0 {
+	if len(c.commit.Forget) > 0 || c.mended {
 		return false // it may be a duplicate of what is being forgotten
 	}
 	select {
@@ -182,7 +184,7 @@ func (c *committer) begin() {
 	c.jobs, c.errs, c.recs, c.order = c.jobs[:0], c.errs[:0], c.recs[:0], c.order[:0]
 	c.weight, c.bytes = 0, 0
 	c.commit = Commit{Time: c.p.cfg.Now(), Records: c.commit.Records[:0]}
-	c.own, c.event, c.dropped, c.fixes = LogCommit{}, nil, nil, nil
+	c.own, c.event, c.dropped, c.fixes, c.mended = LogCommit{}, nil, nil, nil, false
 	c.filled, c.ended = c.filled[:0], c.ended[:0]
 	c.p.mu.Lock()
 	dropped := c.p.dropped
@@ -208,6 +210,8 @@ func (c *committer) take() {
 		err = c.p.failure()
 	case job.chunk != nil:
 		err = c.takeChunk(job.chunk)
+	case job.mend:
+		err = c.mend()
 	case job.notes != nil:
 		if job.values, err = callNotes(job.notes); err == nil && job.run != nil {
 			err = c.takeRun(job.run)
@@ -397,7 +401,9 @@ func (c *committer) write() {
 		if len(c.commit.Forget) > 0 {
 			p.forgets.Add(1)
 		}
-		if err != nil {
+		if errors.Is(err, ErrStoreDamaged) {
+			c.refuse(err)
+		} else if err != nil {
 			c.fail(err)
 		} else {
 			p.metrics.commitTook.Observe(time.Since(start).Seconds())
@@ -416,6 +422,17 @@ func (c *committer) empty() bool {
 	x := &c.commit
 	return len(x.Records)+len(x.Logs)+len(x.Values)+len(x.DropLog)+len(x.CutLog)+
 		len(x.Forget)+len(x.Unfile) == 0
+}
+
+// refuse gives up the commit, of which nothing was written, because the store has to
+// be mended first. What was to be in it is asked for again.
+func (c *committer) refuse(err error) {
+	for i := range c.errs {
+		c.errs[i] = firstError(c.errs[i], err)
+	}
+	clear(c.lacking)
+	c.loadLacks()
+	c.p.wantMend()
 }
 
 // fail closes the log: from here on only reads are served.

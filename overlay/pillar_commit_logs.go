@@ -36,6 +36,9 @@ func (c *committer) forgetLack(id RecordID, dot Dot) {
 // log in a commit, and none beside a drop. Nothing is forgotten that submitters
 // are told in this commit is here.
 func (c *committer) fits(job *commitJob) bool {
+	if job.mend || c.mended {
+		return len(c.jobs) == 0 && c.weight == 0
+	}
 	if job.run != nil {
 		log := job.run.state.Log
 		return c.states[log] == nil && !slices.Contains(c.commit.DropLog, log)

@@ -33,6 +33,7 @@ type pillarMetrics struct {
 	questions   *prometheus.CounterVec // Locate, by who asked and what became of it
 	presences   *prometheus.CounterVec // answers to it, by what became of them
 	damaged     prometheus.Counter
+	mended      prometheus.Counter
 
 	expiringMessages, expiringAccounts prometheus.Gauge
 	expiringReads                      prometheus.Counter
@@ -74,6 +75,7 @@ func newPillarMetrics(reg prometheus.Registerer) *pillarMetrics {
 		repairs: registered(reg, prometheus.NewCounterVec(counter("scrub_repairs_total",
 			"What the scrub repaired: record (without bytes or with others, removed), box (record filed anew), orphan (of a record without its entry, stored again), unfiled (entry of no record, removed), hole (of a log), lack, trimmed (log entries), stray (log without state)."), []string{"what"})),
 		damaged:    registered(reg, prometheus.NewCounter(counter("damaged_reads_total", "Records with other bytes than their ID says that were not served to other pillars."))),
+		mended:     registered(reg, prometheus.NewCounter(counter("store_mended_total", "Places of the store at which the disk gave back other bytes than were written, so that something had to be cut out."))),
 		unanswered: registered(reg, prometheus.NewCounter(counter("summary_asks_unanswered_total", "Questions of nodes for summaries that came too fast."))),
 		questions: registered(reg, prometheus.NewCounterVec(counter("locate_questions_total",
 			"Questions where an account's devices are, by who asked (node, pillar) and whether they were taken."), []string{"from", "result"})),

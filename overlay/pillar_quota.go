@@ -1,7 +1,9 @@
 package overlay
 
 import (
-	"hash/maphash"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"sync"
 	"time"
 
@@ -74,37 +76,53 @@ func keptMillis(expires, now uint64) uint64 {
 const (
 	meterRows  = 2
 	meterCells = 1 << 14
+	meterPart  = 1 << 11 // cells of one value on disk
 )
 
 // meter keeps the debts of any number of debtors in bounded memory, as a
 // count-min sketch of leaky buckets: a debtor owes the least that its cells say,
 // so strangers that share one cell by chance do not matter, and who shares all
-// of them cannot be found without the seed. It never forgives too much.
+// of them cannot be found without the key. It never forgives too much.
 type meter struct {
-	seed  maphash.Seed
+	key   [quotaKeyLen]byte
 	cells [meterRows][meterCells]debt
+	dirty [meterRows][meterCells / meterPart]bool // parts that are to be saved
 }
 
 // debtor is an author, a source, or an author and a recipient.
 type debtor struct{ who, to string }
+
+// hash is a number that says nothing of the debtor to who has not got the key.
+func (d *debtor) hash(key *[quotaKeyLen]byte) uint64 {
+	var room [192]byte
+	b := append(room[:0], key[:]...)
+	b = append(append(b, byte(len(d.who))), d.who...)
+	sum := sha256.Sum256(append(b, d.to...))
+	return binary.BigEndian.Uint64(sum[:])
+}
 
 type debt struct {
 	owed float64 // byte milliseconds
 	at   uint64  // Unix ms
 }
 
-func newMeter() *meter { return &meter{seed: maphash.MakeSeed()} }
-
 // at returns the debtor's cells, each brought up to now at rate bytes.
 func (m *meter) at(who debtor, now, rate uint64) (cells [meterRows]*debt) {
-	h := maphash.Comparable(m.seed, who)
-	for i := range cells {
-		c := &m.cells[i][h%meterCells]
-		h /= meterCells
-		c.forgive(now, rate)
-		cells[i] = c
+	for i, k := range m.places(who) {
+		cells[i] = &m.cells[i][k]
+		cells[i].forgive(now, rate)
 	}
 	return cells
+}
+
+// places are the indexes of the debtor's cells.
+func (m *meter) places(who debtor) (at [meterRows]int) {
+	h := who.hash(&m.key)
+	for i := range at {
+		at[i] = int(h % meterCells)
+		h /= meterCells
+	}
+	return at
 }
 
 // forgive brings the debt up to now at rate bytes. A clock that goes back
@@ -140,18 +158,32 @@ func (m *meter) wait(who debtor, cost float64, now, rate uint64) float64 {
 }
 
 func (m *meter) charge(who debtor, cost float64, now, rate uint64) {
-	for _, c := range m.at(who, now, rate) {
+	for i, k := range m.places(who) {
+		c := &m.cells[i][k]
+		c.forgive(now, rate)
 		c.owed += cost
+		m.dirty[i][k/meterPart] = true
 	}
 }
 
-// quotas are the debts at one pillar.
+// quotas are the debts at one pillar. They are kept on its disk, as what was
+// submitted is, see pillar_quotadisk.go: a restart makes nobody's store emptier.
 type quotas struct {
 	mu                    sync.Mutex
 	author, source, pairs *meter // guarded by mu
+	keySaved              bool   // guarded by mu
 }
 
-func (q *quotas) init() { q.author, q.source, q.pairs = newMeter(), newMeter(), newMeter() }
+func (q *quotas) init() {
+	q.author, q.source, q.pairs = &meter{}, &meter{}, &meter{}
+	var key [quotaKeyLen]byte
+	rand.Read(key[:]) // never fails since Go 1.24
+	q.setKey(key)
+}
+
+func (q *quotas) setKey(key [quotaKeyLen]byte) {
+	q.author.key, q.source.key, q.pairs.key = key, key, key
+}
 
 // payers are who pays for a record: its author, where it comes from, and the
 // author for each whom it is to.

@@ -50,19 +50,29 @@ type scrubber struct {
 // scrubLoop scrubs until ctx ends or the store fails.
 func (p *Pillar) scrubLoop(ctx context.Context) {
 	for ctx.Err() == nil && p.failure() == nil {
-		start := time.Now()
+		start, mended := time.Now(), p.mended.Load()
 		s := &scrubber{p: p, first: !p.scrubbed.Load(), at: start}
-		if err := s.pass(ctx); err != nil && ctx.Err() == nil {
-			p.log.Error("scrub ended early", "err", err)
-		} else if err == nil {
+		switch err := s.pass(ctx); {
+		case errors.Is(err, errScrubAgain):
+			continue
+		case err == nil:
 			p.metrics.scrubPasses.Inc()
-			p.scrubbed.Store(true)
+			p.scrubbed.Store(p.mended.Load() == mended)
+		case ctx.Err() == nil:
+			p.log.Error("scrub ended early", "err", err)
 		}
-		if !sleep(ctx, scrubEvery-time.Since(start)) {
-			return
+		pause := time.NewTimer(scrubEvery - time.Since(start))
+		select {
+		case <-pause.C:
+		case <-p.scrubs:
+		case <-ctx.Done():
 		}
+		pause.Stop()
 	}
 }
+
+// errScrubAgain: the store was mended, so the scrub begins anew.
+var errScrubAgain = errors.New("the store was mended meanwhile")
 
 // sleep waits for d; false if ctx ended before.
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -84,7 +94,11 @@ func (s *scrubber) pass(ctx context.Context) error {
 		return err
 	}
 	for _, day := range days {
-		if failed := s.day(ctx, day); failed != nil {
+		failed := s.day(ctx, day)
+		if errors.Is(failed, errScrubAgain) {
+			return failed
+		}
+		if failed != nil {
 			// What cannot be read must not keep the rest from being repaired.
 			err = errors.Join(err, fmt.Errorf("expiry day %d: %w", day, failed))
 		}
@@ -117,9 +131,15 @@ func (s *scrubber) pace(ctx context.Context, n int) error {
 	if !s.first {
 		wait = time.Duration(n) * (time.Hour / scrubRate)
 	}
-	if !sleep(ctx, wait) {
+	pause := time.NewTimer(wait)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+		s.at = time.Now()
+		return nil
+	case <-s.p.scrubs:
+		return errScrubAgain
+	case <-ctx.Done():
 		return ctx.Err()
 	}
-	s.at = time.Now()
-	return nil
 }

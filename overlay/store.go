@@ -11,6 +11,9 @@ var (
 	// until the process is restarted. Every later Commit, Drop and Apply returns
 	// it, wrapped together with the cause.
 	ErrStoreFailed = errors.New("the store failed and is read-only until a restart")
+	// ErrStoreDamaged: what was to be read is there and cannot be read, because the
+	// disk gives back other bytes than were written. See Store.Mend.
+	ErrStoreDamaged = errors.New("the store is damaged")
 	// ErrStoreClosed: used after Close.
 	ErrStoreClosed = errors.New("the store is closed")
 )
@@ -193,7 +196,8 @@ type Store interface {
 	// one fsync. It keeps nothing of c. After ErrStoreFailed c may or may not be
 	// there after a restart, no view shows it, and the store takes no more
 	// commits. Any other error is the caller's (a record twice, a value too
-	// large) or a failed read: nothing was written and the store goes on.
+	// large) or a failed read: nothing was written and the store goes on. What
+	// cannot be read because it is damaged is an ErrStoreDamaged, here and in Views.
 	Commit(c *Commit) (Committed, error)
 	// View returns a consistent snapshot of everything committed so far, and
 	// only of what is durable; it waits for no running commit. It must be
@@ -204,6 +208,13 @@ type Store interface {
 	// Log entries stay; Commit.DropLog removes them. A record that was dropped
 	// and is committed again is new.
 	Drop(before Day) error
+	// Mend cuts out of the store what cannot be read, because the disk gives back
+	// other bytes than were written, so that all else can: records, box entries, log
+	// entries and values are missing then, or are what they were before, as if somebody
+	// had deleted them by hand. It returns at how many places something is missing, and
+	// what it could not mend and what to do, see StoreStats.Damaged. It is one of the
+	// commits. Views that are open end, and reads fail with ErrStoreDamaged meanwhile.
+	Mend() (gone int, err error)
 	// Stats returns sizes and counts, cheaply enough for every request.
 	Stats() StoreStats
 	// Close waits for running commits and reads and releases the files; it must
@@ -282,6 +293,8 @@ type StoreStats struct {
 	Bytes     uint64 // on disk, as of about a second ago
 	LastLocal uint64
 	Failed    error // why commits are refused; nil while they are taken
+	Unread    int   // files in which damage was found and that Mend was not tried on yet
+	Damaged   error // what Mend could not mend, and what to do; nil: nothing
 }
 
 // Table is a node's disk: an ordered map of small binary keys and values with

@@ -27,7 +27,7 @@ func (v *view) Box(box overlay.BoxID, after, to uint64, minDay overlay.Day, bodi
 	if err == nil {
 		err = m.run(v, bodies, fn)
 	}
-	return errors.Join(err, m.close())
+	return damaged(errors.Join(err, m.close()))
 }
 
 // merge goes through the entries of one box on several days by local sequence.

@@ -40,10 +40,10 @@ func (p *Pebble) Commit(c *overlay.Commit) (overlay.Committed, error) {
 	if err := p.ready(); err != nil {
 		return overlay.Committed{}, err
 	}
-	b := p.e.db.NewBatch()
+	b := p.e().db.NewBatch()
 	done, next, err := p.build(b, c)
 	if err != nil {
-		return overlay.Committed{}, fmt.Errorf("commit: %w", errors.Join(err, b.Close()))
+		return overlay.Committed{}, fmt.Errorf("commit: %w", damaged(errors.Join(err, b.Close())))
 	}
 	if b.Empty() {
 		return done, b.Close()
@@ -138,11 +138,12 @@ func (p *Pebble) build(b *pebble.Batch, c *overlay.Commit) (overlay.Committed, s
 func (p *Pebble) addRecords(b *pebble.Batch, c *overlay.Commit, next *summary, done *overlay.Committed) error {
 	w := &p.scratch
 	// Nothing but commits writes, so the snapshot is the newest state.
-	ep := p.e.ref()
+	e := p.e()
+	ep := e.ref()
 	if ep == nil {
-		return overlay.ErrStoreClosed
+		return e.gone()
 	}
-	defer p.e.unref(ep)
+	defer e.unref(ep)
 	known, err := newPoint(ep.snap)
 	if err != nil {
 		return err

@@ -72,15 +72,17 @@ func validate(dir string, fs *vfs.FS, memory *int64, usual int64, log **slog.Log
 	return nil
 }
 
+// formatMajor is the version of Pebble's format. What one allows is decided here, not
+// by an upgrade of the library: it only ever goes up.
+const formatMajor = pebble.FormatValueSeparation
+
 // options are Pebble's options for a memory budget. Half of it is for up to
 // four memtables, half for the block cache; a memtable starts at 256 KiB and
 // grows, so an idle store takes far less.
-func options(memory int64, log *slog.Logger) *pebble.Options {
+func options(memory int64, rot *rot) *pebble.Options {
 	memtable := min(max(memory/8, 256<<10), 64<<20)
 	o := &pebble.Options{
-		// What a format version allows is decided here, not by an upgrade of
-		// the library: it only ever goes up.
-		FormatMajorVersion:          pebble.FormatValueSeparation,
+		FormatMajorVersion:          formatMajor,
 		MemTableSize:                uint64(memtable),
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
@@ -108,15 +110,13 @@ func options(memory int64, log *slog.Logger) *pebble.Options {
 		o.Experimental.FileCacheShards = 1
 	}
 	o.EventListener = &pebble.EventListener{
-		BackgroundError: func(err error) { log.Error("background work of the store failed", "err", err) },
-		DataCorruption: func(info pebble.DataCorruptionInfo) {
-			log.Error("the store found damaged data", "err", info.Details, "path", info.Path)
-		},
+		BackgroundError: rot.failed,
+		DataCorruption:  rot.found,
 		DiskSlow: func(info pebble.DiskSlowInfo) {
-			log.Warn("the disk is slow", "path", info.Path, "took", info.Duration)
+			rot.log.Warn("the disk is slow", "path", info.Path, "took", info.Duration)
 		},
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
-			log.Debug("commits wait for the store to catch up", "reason", info.Reason)
+			rot.log.Debug("commits wait for the store to catch up", "reason", info.Reason)
 		},
 	}
 	return o

@@ -13,7 +13,8 @@
 //	defer view.Close()
 //
 // How the keys lie on disk is in layout.go; what happens when the disk refuses
-// a write is in guard.go; how commits become visible is in engine.go.
+// a write is in guard.go, when it gives back other bytes than were written in mend.go;
+// how commits become visible is in engine.go.
 package store
 
 import (

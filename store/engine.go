@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"log/slog"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +31,7 @@ import (
 //     can still be read (see guard).
 //   - Close waits for what runs and is safe against views still open.
 type engine struct {
+	kind  string
 	db    *pebble.DB
 	guard *guard
 
@@ -39,6 +42,8 @@ type engine struct {
 	busy    int                 // operations running
 	closed  bool
 	idle    *sync.Cond // busy fell to 0
+
+	mending atomic.Bool // it is closed to be mended, and another one follows
 
 	usage   atomic.Uint64 // bytes on disk when last measured
 	usageAt atomic.Int64  // when that was, Unix nanoseconds; set by sweep
@@ -68,25 +73,87 @@ var keyFormat = []byte("zformat")
 // refused; of a lower one there is none yet.
 const formatVersion = 1
 
-// openEngine opens the database in dir and checks that it is of the given kind
-// ("pillar" or "node") and version.
-func openEngine(dir, kind string, fs vfs.FS, memory int64, log *slog.Logger) (*engine, error) {
-	db, g, err := openGuarded(dir, fs, memory, log)
-	if err != nil && dropBallast(fs, dir, err) {
-		log.Warn("the disk is full: the room kept for that is used to open the store", "dir", dir, "bytes", ballastSize(memory))
-		db, g, err = openGuarded(dir, fs, memory, log)
+// opening is how a database is opened.
+type opening struct {
+	dir, kind string // the kind is "pillar" or "node"
+	fs        vfs.FS
+	memory    int64
+	log       *slog.Logger
+	rot       *rot
+	mend      bool // what is damaged of it is cut out
+}
+
+// maxMendsAtOpening bounds how often a database is closed to be mended before it is
+// open.
+const maxMendsAtOpening = 1 << 10
+
+// engine opens the database, checks that it is of the right kind and version, and has
+// load read what is needed of it from the start.
+func (o *opening) engine(load func(e *engine) error) (*engine, error) {
+	for round := 0; ; round++ {
+		e, err := o.start()
+		if err != nil {
+			return nil, o.failed(err)
+		}
+		if err = e.checkFormat(); err == nil {
+			err = load(e)
+		}
+		if err == nil {
+			return e, nil
+		}
+		closed := e.close()
+		if !o.mend || closed != nil || round == maxMendsAtOpening || !pebble.IsCorruptionError(err) || len(o.rot.waiting()) == 0 {
+			return nil, o.failed(errors.Join(err, closed))
+		}
+		o.mendTables()
+	}
+}
+
+// failed says what to do about a database that does not open.
+func (o *opening) failed(err error) error {
+	if err = damaged(err); o.mend && errors.Is(err, overlay.ErrStoreDamaged) {
+		return fmt.Errorf("open store %s: %w: %s", o.dir, err, advice)
+	}
+	return fmt.Errorf("open store %s: %w", o.dir, err)
+}
+
+// mendTables mends the tables of the closed database that are known to be damaged. It
+// returns at how many places keys are missing now.
+func (o *opening) mendTables() (gone int) {
+	for _, path := range o.rot.waiting() {
+		kept, gaps, err := mendTable(o.fs, o.dir, path, formatMajor.MaxTableFormat(), o.log)
+		if errors.Is(err, iofs.ErrNotExist) {
+			err = nil // compacted since
+		}
+		gone += gaps
+		if o.rot.mended(path, err); err == nil {
+			o.log.Error("what could not be read of a table was cut out of the store: it comes again from others",
+				"path", path, "kept", kept, "gaps", gaps)
+		} else {
+			o.log.Error("a damaged table cannot be mended", "path", path, "err", err)
+		}
+	}
+	return gone
+}
+
+// start opens the database.
+func (o *opening) start() (*engine, error) {
+	db, g, err := o.guarded()
+	if err != nil && dropBallast(o.fs, o.dir, err) {
+		o.log.Warn("the disk is full: the room kept for that is used to open the store", "dir", o.dir, "bytes", ballastSize(o.memory))
+		db, g, err = o.guarded()
 	} else if err == nil {
-		if err := makeBallast(fs, dir, memory); err != nil {
-			log.Warn("no room is kept for a full disk", "dir", dir, "err", err)
+		if err := makeBallast(o.fs, o.dir, o.memory); err != nil {
+			o.log.Warn("no room is kept for a full disk", "dir", o.dir, "err", err)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
+		return nil, err
 	}
 	e := &engine{
-		db: db, guard: g, open: make(map[*epoch]struct{}),
+		kind: o.kind, db: db, guard: g, open: make(map[*epoch]struct{}),
 		wake: make(chan struct{}, 1), swept: make(chan struct{}),
-		dropped: make(chan struct{}, 1), reclaimed: make(chan struct{}), log: log,
+		dropped: make(chan struct{}, 1), reclaimed: make(chan struct{}), log: o.log,
 	}
 	e.closing, e.hurry = context.WithCancel(context.Background())
 	e.idle = sync.NewCond(&e.mu)
@@ -94,22 +161,19 @@ func openEngine(dir, kind string, fs vfs.FS, memory int64, log *slog.Logger) (*e
 	go e.reclaim()
 	e.rouse() // measures the disk usage
 	e.publish(summary{})
-	if err := e.checkFormat(kind); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, errors.Join(err, e.close()))
-	}
 	return e, nil
 }
 
-// openGuarded opens the database behind a guard of its own. If it fails nothing of
-// it touches the disk any more.
-func openGuarded(dir string, fs vfs.FS, memory int64, log *slog.Logger) (*pebble.DB, *guard, error) {
-	g := newGuard(fs)
-	o := options(memory, log)
-	o.FS = g
-	o.Logger = logger{log, g}
-	o.Cache = pebble.NewCache(memory / 2)
-	defer o.Cache.Unref()
-	db, err := openWithin(dir, o, g)
+// guarded opens the database behind a guard of its own. If it fails nothing of it
+// touches the disk any more.
+func (o *opening) guarded() (*pebble.DB, *guard, error) {
+	g := newGuard(o.fs)
+	opts := options(o.memory, o.rot)
+	opts.FS = g
+	opts.Logger = logger{o.log, g}
+	opts.Cache = pebble.NewCache(o.memory / 2)
+	defer opts.Cache.Unref()
+	db, err := openWithin(o.dir, opts, g)
 	if err != nil {
 		if g.inUse() {
 			err = fmt.Errorf("%w (%v)", ErrInUse, err)
@@ -168,14 +232,25 @@ func openPebble(dir string, o *pebble.Options) (db *pebble.DB, err error) {
 	return pebble.Open(dir, o)
 }
 
+// spacesOf are the first bytes of the keys of each kind.
+var spacesOf = map[string]string{
+	"pillar": string([]byte{spaceExpiring, spaceLog, spaceValue, keyLocal[0]}),
+	"node":   string([]byte{spaceTable}),
+}
+
+// formatOf is the value of keyFormat.
+func formatOf(kind string) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, formatVersion), kind...)
+}
+
 // checkFormat marks an empty database as ours and refuses one that is not.
-func (e *engine) checkFormat(kind string) error {
+func (e *engine) checkFormat() error {
 	v, closer, err := e.db.Get(keyFormat)
 	switch {
 	case err == nil:
 		defer closer.Close()
-		if len(v) < 4 || string(v[4:]) != kind {
-			return fmt.Errorf("%w (it is the store of a %q, not of a %s)", ErrForeign, v[min(4, len(v)):], kind)
+		if len(v) < 4 || string(v[4:]) != e.kind {
+			return fmt.Errorf("%w (it is the store of a %q, not of a %s)", ErrForeign, v[min(4, len(v)):], e.kind)
 		}
 		if got := binary.BigEndian.Uint32(v); got > formatVersion {
 			return fmt.Errorf("%w (its format is %d, this version knows up to %d)", ErrNewer, got, formatVersion)
@@ -188,15 +263,17 @@ func (e *engine) checkFormat(kind string) error {
 	if err != nil {
 		return err
 	}
-	foreign := it.First()
-	if err := it.Close(); err != nil {
+	// Where there are keys and this one is not, it was cut out with others, see mend.go,
+	// if they are of the right kind.
+	foreign := it.First() && strings.IndexByte(spacesOf[e.kind], it.Key()[0]) < 0
+	if err := errors.Join(it.Error(), it.Close()); err != nil {
 		return err
 	}
 	if foreign {
 		return ErrForeign
 	}
 	b := e.db.NewBatch()
-	if err := b.Set(keyFormat, append(binary.BigEndian.AppendUint32(nil, formatVersion), kind...), nil); err != nil {
+	if err := b.Set(keyFormat, formatOf(e.kind), nil); err != nil {
 		return err
 	}
 	return e.write(b, summary{})
@@ -327,12 +404,23 @@ func (e *engine) sweep() {
 	}
 }
 
+// gone is the error of whoever uses e after its end.
+func (e *engine) gone() error {
+	if e.mending.Load() {
+		return errMending
+	}
+	return overlay.ErrStoreClosed
+}
+
+// errMending: asked while the store is closed to be mended, or of a view from before.
+var errMending = fmt.Errorf("%w: it is being mended, ask again", overlay.ErrStoreDamaged)
+
 // begin announces an operation on the database; end must follow.
 func (e *engine) begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return overlay.ErrStoreClosed
+		return e.gone()
 	}
 	e.busy++
 	return nil

@@ -18,7 +18,7 @@ type parts struct{ v *view }
 // Days implements overlay.Parts.
 func (p parts) Days() ([]overlay.Day, error) {
 	if p.v.ep == nil {
-		return nil, overlay.ErrStoreClosed
+		return nil, p.v.e.gone()
 	}
 	var days []overlay.Day
 	err := p.skip([]byte{spaceExpiring}, dayLen, func(k []byte) {
@@ -61,7 +61,7 @@ func (p parts) skip(space []byte, n int, fn func(k []byte)) error {
 		}
 		ok = it.SeekGE(next)
 	}
-	return errors.Join(it.Error(), it.Close())
+	return damaged(errors.Join(it.Error(), it.Close()))
 }
 
 // Heads implements overlay.Parts.
@@ -135,5 +135,5 @@ func (p parts) Filed(places []overlay.Place) ([]bool, error) {
 			break
 		}
 	}
-	return filed, errors.Join(err, at.close())
+	return filed, damaged(errors.Join(err, at.close()))
 }

@@ -16,11 +16,12 @@ func (p *Pebble) repair(b *pebble.Batch, c *overlay.Commit, done *overlay.Commit
 	if len(c.Forget)+len(c.Unfile) == 0 {
 		return nil
 	}
-	ep := p.e.ref()
+	e := p.e()
+	ep := e.ref()
 	if ep == nil {
-		return overlay.ErrStoreClosed
+		return e.gone()
 	}
-	defer p.e.unref(ep)
+	defer e.unref(ep)
 	known, err := newPoint(ep.snap)
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ func OpenTable(cfg TableConfig) (*PebbleTable, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	e, err := openEngine(cfg.Dir, "node", cfg.FS, cfg.Memory, cfg.Logger)
+	e, err := (&opening{dir: cfg.Dir, kind: "node", fs: cfg.FS, memory: cfg.Memory, log: cfg.Logger, rot: newRot(cfg.Logger)}).engine(func(*engine) error { return nil })
 	if err != nil {
 		return nil, err
 	}

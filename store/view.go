@@ -17,7 +17,10 @@ type view struct {
 }
 
 // View implements overlay.Store. It takes no I/O and waits for no commit.
-func (p *Pebble) View() overlay.View { return &view{e: p.e, ep: p.e.ref()} }
+func (p *Pebble) View() overlay.View {
+	e := p.e()
+	return &view{e: e, ep: e.ref()}
+}
 
 // Close implements overlay.View.
 func (v *view) Close() error {
@@ -39,7 +42,7 @@ func (v *view) LastLocal() uint64 {
 // begin announces a read; end must follow.
 func (v *view) begin() error {
 	if v.ep == nil {
-		return overlay.ErrStoreClosed
+		return v.e.gone()
 	}
 	return v.e.begin()
 }
@@ -82,7 +85,7 @@ func (v *view) find(refs []overlay.Ref, fn func(at *point, i int, day overlay.Da
 	defer v.e.end()
 	at, err := newPoint(v.ep.snap)
 	if err != nil {
-		return err
+		return damaged(err)
 	}
 	var h head
 	var key []byte
@@ -108,13 +111,13 @@ func (v *view) find(refs []overlay.Ref, fn func(at *point, i int, day overlay.Da
 			goOn, err = fn(at, i, day, &h)
 		}
 		if err != nil {
-			return errors.Join(err, at.close())
+			return damaged(errors.Join(err, at.close()))
 		}
 		if !goOn {
 			break
 		}
 	}
-	return at.close()
+	return damaged(at.close())
 }
 
 // Log implements overlay.View.
@@ -132,7 +135,7 @@ func (v *view) Log(log overlay.LogID, from uint64, fn func(seq uint64, e overlay
 // Records implements overlay.View.
 func (v *view) Records(minDay overlay.Day, fn func(day overlay.Day, r overlay.StoredRecord) bool) error {
 	if v.ep == nil {
-		return overlay.ErrStoreClosed
+		return v.e.gone()
 	}
 	var h head
 	stopped := false
@@ -181,7 +184,7 @@ func (v *view) scan(low, high []byte, fn func(k, val []byte) (bool, error)) erro
 		return err
 	}
 	defer v.e.end()
-	return scan(v.ep.snap, low, high, fn)
+	return damaged(scan(v.ep.snap, low, high, fn))
 }
 
 // scan calls fn for the keys of snap in [low, high) until it returns false.
