@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -50,6 +51,9 @@ func ReservePoll(c *Config, d time.Duration) { c.reservePoll = d }
 
 // BorrowFor has borrowed connections kept for d.
 func BorrowFor(c *Config, d time.Duration) { c.borrowFor = d }
+
+// LibraryLogs is libraryLogs.
+func LibraryLogs(h slog.Handler) slog.Handler { return libraryLogs{h} }
 
 // Circuits is how many circuits h has with p.
 func Circuits(h *Host, p peer.ID) (n int) {

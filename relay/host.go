@@ -33,7 +33,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/transport"
-	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
@@ -100,11 +99,6 @@ var (
 	_ overlay.Peers     = (*Host)(nil)
 	_ overlay.Traversal = (*Host)(nil)
 )
-
-// RouteLibraryLogs sends what libp2p logs to handler instead of standard
-// error. It is process-wide and only works before the first host is made, so
-// it is for a program's main, never for a library.
-func RouteLibraryLogs(handler slog.Handler) { gologshim.SetDefaultHandler(handler) }
 
 // New makes a host that can dial but accepts no connection before Listen, so
 // that handlers are in place when the first peer comes.
