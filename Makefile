@@ -5,7 +5,7 @@ PACKAGES := ./...
 BIN := bin/obelisk
 
 .DEFAULT_GOAL := help
-.PHONY: help build check format vet staticcheck imports test race demo natlab bench cross clean
+.PHONY: help build check format vet staticcheck imports test race demo natlab bench screenshots cross clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,13 @@ natlab: ## every scenario of the NAT lab once (Linux, root)
 
 bench: ## how fast: three pillars on this machine
 	$(GO) run ./testnet/bench --pillars 3 --senders 64 --messages 100000 --size 512 --concern 2 --json
+
+# The pictures of docs/operations.md, as tall as their pages, 1,000 pixels wide.
+SCREENSHOTS := overview-converged overview-differs pillar-differs trace node-dead
+
+screenshots: ## take the pictures in docs/images anew (a minute; Debian's chromium)
+	@dir=$$(mktemp -d) && OBELISK_SCREENSHOTS=$$dir $(GO) test -count=1 ./testnet/dashboard && mkdir -p docs/images && \
+	for name in $(SCREENSHOTS); do cp $$dir/$$name-1000-light.png docs/images/$$name.png || exit 1; done && rm -r $$dir && ls -l docs/images
 
 cross: ## build for the other systems
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/obelisk

@@ -139,9 +139,11 @@ func linksSay(s *linkSight, names map[identity.PillarID]pillarName) string {
 		return "The pillars are being asked how they are connected with each other."
 	}
 	type pair struct{ a, b identity.PillarID }
-	is := map[pair]bool{}
+	is := map[pair]overlay.Path{} // but for those that are denied
 	for i := range s.edges {
-		is[pair{s.edges[i].A, s.edges[i].B}] = s.edges[i].Word != overlay.LinkDenied
+		if e := &s.edges[i]; e.Word != overlay.LinkDenied {
+			is[pair{e.A, e.B}] = e.Path
+		}
 	}
 	var heard, silent []identity.PillarID
 	for i := range s.round.Reports {
@@ -155,15 +157,18 @@ func linksSay(s *linkSight, names map[identity.PillarID]pillarName) string {
 		return "No other pillar has answered."
 	}
 	var apart []string
+	all, relayed := len(heard)*(len(heard)-1)/2, 0
 	for i, a := range heard {
 		for _, b := range heard[i+1:] {
-			if !is[pair{min(a, b), max(a, b)}] {
+			switch path, ok := is[pair{min(a, b), max(a, b)}]; {
+			case !ok:
 				apart = append(apart, naming(names, a).Text+" and "+naming(names, b).Text)
+			case path == overlay.PathRelayed:
+				relayed++
 			}
 		}
 	}
 	var text string
-	all, relayed := len(heard)*(len(heard)-1)/2, s.event.Relayed
 	switch {
 	case len(apart) == 0 && relayed == 0:
 		text = fmt.Sprintf("Every one of %d pillars is connected with every other, directly.", len(heard))

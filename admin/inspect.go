@@ -51,7 +51,7 @@ type DiffEntry struct {
 // newDiffAnswer gives a diff of overlay its JSON shape.
 func newDiffAnswer(d *overlay.Diff) DiffAnswer {
 	a := DiffAnswer{Of: d.Here, Peer: d.There, Equal: d.Equal, OnlyHere: diffEntries(d.OnlyHere), OnlyThere: diffEntries(d.OnlyThere),
-		SettledUntil: millisTime(d.Settled), Bytes: d.Bytes, RoundTrips: d.RoundTrips, TookMS: tookMS(d.Took)}
+		SettledUntil: overlay.PlainTime(d.Settled), Bytes: d.Bytes, RoundTrips: d.RoundTrips, TookMS: tookMS(d.Took)}
 	if d.More {
 		last := overlay.RecordID{}
 		for _, list := range [][]overlay.Difference{d.OnlyHere, d.OnlyThere} {
@@ -68,7 +68,7 @@ func diffEntries(list []overlay.Difference) []DiffEntry {
 	out := make([]DiffEntry, len(list))
 	for i := range list {
 		d := &list[i]
-		out[i] = DiffEntry{ID: d.ID, Kind: d.Kind.String(), Created: millisTime(d.Created), Expires: millisTime(d.Expires), Why: d.Why, Detail: d.Detail}
+		out[i] = DiffEntry{ID: d.ID, Kind: d.Kind.String(), Created: overlay.PlainTime(d.Created), Expires: overlay.PlainTime(d.Expires), Why: d.Why, Detail: d.Detail}
 	}
 	return out
 }
@@ -131,7 +131,7 @@ func newTrace(list []overlay.Trace) []TraceEntry {
 
 func newRecordEntry(r *overlay.RecordInfo) RecordEntry {
 	e := RecordEntry{ID: r.ID, Kind: r.Kind.String(), Author: identity.AccountID(r.Author).String(), To: make([]string, len(r.To)),
-		Created: millisTime(r.Created), Expires: millisTime(r.Expires), Size: r.Size, Dots: dotEntries(r.Dots),
+		Created: overlay.PlainTime(r.Created), Expires: overlay.PlainTime(r.Expires), Size: r.Size, Dots: dotEntries(r.Dots),
 		ReceivedAt: received(&r.Trace), Via: viaText(&r.Trace)}
 	for i, a := range r.To {
 		e.To[i] = a.String()

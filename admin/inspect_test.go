@@ -105,3 +105,21 @@ func TestRecordAndTrace(t *testing.T) {
 		}
 	}
 }
+
+// TestTimesPastTheCalendar: what others say of their clocks spoils no answer.
+func TestTimesPastTheCalendar(t *testing.T) {
+	one := newPillarID(t)
+	const never = 1 << 60
+	p := &fakePillar{
+		traces: []overlay.Trace{{Pillar: one, Answered: true, Has: true, Created: never, Expires: never,
+			Recipients: []overlay.RecipientTrace{{Account: newAccount(t), Receipts: []overlay.ReceiptSeen{{Created: never}}}}}},
+		statements: []overlay.Statement{{Summary: overlay.Summary{Pillar: one, Settled: never, At: never}, Compared: never, Since: never}},
+	}
+	c, _ := pillarClient(t, p, "")
+	if list, err := c.Trace(t.Context(), overlay.RecordID{1}); err != nil || len(list) != 1 || list[0].Expires.Year() != 9999 {
+		t.Errorf("trace: %+v, %v", list, err)
+	}
+	if list, err := c.Convergence(t.Context()); err != nil || len(list) != 1 {
+		t.Errorf("convergence: %+v, %v", list, err)
+	}
+}

@@ -248,7 +248,7 @@ func TestPageLinks(t *testing.T) {
 		}, []string{`<path class="arc relayed" d="`, ": relayed through vesta over TCP, 120 ms</title>", `class="relayed trip3" title=`, "1 of the connections is relayed."}, "of 1 connection contradict"},
 		"denied": {func(m *overlay.LinkMap, self, bad, home identity.PillarID) { m.Reports[2].Links = nil },
 			[]string{`<path class="arc direct denied" d="`, "; juno knows of none</title>", `<td class="denied" title="juno knows of no connection`,
-				"The two ends of 1 connection contradict each other."}, "juno did not answer"},
+				"The two ends of 1 connection contradict each other.", ", connected with 0 pillars\"><circle"}, "juno did not answer"},
 		"not heard": {func(m *overlay.LinkMap, self, bad, home identity.PillarID) {
 			m.Reports[2] = overlay.LinkReport{Pillar: home}
 		}, []string{`<path class="arc direct one" d="`, "; juno did not answer</title>", `<td class="unknown" title="juno did not answer"`, " juno did not answer.<"}, "of 1 connection contradict"},
@@ -262,6 +262,10 @@ func TestPageLinks(t *testing.T) {
 			m.Reports[0].Links = append(m.Reports[0].Links, link(home, overlay.PathDirect, ""))
 			m.Reports[2].Links = append(m.Reports[2].Links, link(self, overlay.PathDirect, ""))
 		}, []string{"Every one of 3 pillars is connected with every other, directly."}, "juno did not answer"},
+		"relayed to who was not heard": {func(m *overlay.LinkMap, self, bad, home identity.PillarID) {
+			m.Reports[1].Links[0] = link(home, overlay.PathRelayed, self)
+			m.Reports[2] = overlay.LinkReport{Pillar: home}
+		}, []string{"Every one of 2 pillars is connected with every other, directly. juno did not answer."}, "relayed."},
 		"nobody": {func(m *overlay.LinkMap, self, bad, home identity.PillarID) {
 			m.Reports = []overlay.LinkReport{{Pillar: self, Answered: true}, {Pillar: bad}, {Pillar: home}}
 		}, []string{"No other pillar has answered."}, `data-ends="1 2"`},

@@ -46,7 +46,7 @@ func newRecipients(list []overlay.RecipientTrace) []RecipientEntry {
 		t := &list[i]
 		e := RecipientEntry{Account: t.Account, More: t.More, Receipts: make([]ReceiptEntry, len(t.Receipts)), Devices: make([]DeliveryEntry, len(t.Devices))}
 		for j, r := range t.Receipts {
-			e.Receipts[j] = ReceiptEntry{ID: r.ID, Created: millisTime(r.Created), ReceivedAt: r.Received.UTC()}
+			e.Receipts[j] = ReceiptEntry{ID: r.ID, Created: overlay.PlainTime(r.Created), ReceivedAt: r.Received.UTC()}
 		}
 		for j, d := range t.Devices {
 			e.Devices[j] = DeliveryEntry(d)

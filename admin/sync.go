@@ -115,7 +115,7 @@ func NewSyncStatus(s *overlay.SyncStatus) SyncStatus {
 		out.Vector[l.Log.String()] = VectorEntry{Pillar: l.Pillar, Seq: told.Seq, Hash: told.Hash}
 	}
 	if s.Settled.At != 0 {
-		until := millisTime(s.Settled.Settled)
+		until := overlay.PlainTime(s.Settled.Settled)
 		out.Settled.Until = &until
 	}
 	for i := range s.Peers {
@@ -148,8 +148,6 @@ func digestText(s overlay.Sum) string {
 	b := s.Bytes()
 	return hex.EncodeToString(b[:])
 }
-
-func millisTime(ms uint64) time.Time { return time.UnixMilli(int64(min(ms, 1<<53))).UTC() }
 
 // RoundAnswer is POST /v1/sync/round.
 type RoundAnswer struct {
@@ -185,7 +183,7 @@ func NewConvergence(list []overlay.Statement, now time.Time) []ConvergenceEntry 
 	for i := range list {
 		s := &list[i]
 		out = append(out, ConvergenceEntry{
-			Pillar: s.Pillar, SettledUntil: millisTime(s.Settled), Count: s.Count, Digest: digestText(s.Digest),
+			Pillar: s.Pillar, SettledUntil: overlay.PlainTime(s.Settled), Count: s.Count, Digest: digestText(s.Digest),
 			Equal: s.Agreement == overlay.AgreeEqual, AgeMS: now.UnixMilli() - int64(min(s.At, 1<<53)),
 			Agreement: s.Agreement, Compared: instantOf(s.Compared), Unequal: s.Unequal, Since: instantOf(s.Since), Key: s.Key, Full: s.Full,
 		})
@@ -197,7 +195,7 @@ func instantOf(ms uint64) *time.Time {
 	if ms == 0 {
 		return nil
 	}
-	t := millisTime(ms)
+	t := overlay.PlainTime(ms)
 	return &t
 }
 

@@ -137,9 +137,11 @@ type NodePillarEntry struct {
 	Connected bool                `json:"connected"`
 	Active    bool                `json:"active"`
 	Standby   bool                `json:"standby"`
-	Path      overlay.Path        `json:"path"`
-	RTTMS     float64             `json:"rtt_ms"`
-	LastSeen  *time.Time          `json:"last_seen"`
+	// Reason is why a pillar that is alive does not take this node.
+	Reason   overlay.Code `json:"reason,omitempty"`
+	Path     overlay.Path `json:"path"`
+	RTTMS    float64      `json:"rtt_ms"`
+	LastSeen *time.Time   `json:"last_seen"`
 	// Trouble is why it is neither active nor the standby, "" if the node did not
 	// try, or does not need it.
 	overlay.Trouble
@@ -149,7 +151,7 @@ func nodePillars(list []overlay.NodePillar) []NodePillarEntry {
 	out := make([]NodePillarEntry, len(list))
 	for i, p := range list {
 		out[i] = NodePillarEntry{ID: p.ID, Name: p.Name, Home: p.Home, Addrs: addrTexts(p.Addrs), State: p.State,
-			Connected: p.Connected, Active: p.Active, Standby: p.Standby, Path: p.Path, RTTMS: p.RTTMS, LastSeen: p.LastSeen,
+			Connected: p.Connected, Active: p.Active, Standby: p.Standby, Reason: p.Reason, Path: p.Path, RTTMS: p.RTTMS, LastSeen: p.LastSeen,
 			Trouble: p.Trouble}
 		out[i].Attempts = listed(p.Attempts)
 	}

@@ -37,7 +37,8 @@ type linkSight struct {
 	event LinksEvent
 }
 
-// linkSum is how many connections a pillar has.
+// linkSum is how many connections a pillar has, but for those that the other end
+// or itself denies.
 type linkSum struct{ links, relayed int }
 
 func newLinkSight(m *overlay.LinkMap, before *linkSight) *linkSight {
@@ -50,12 +51,13 @@ func newLinkSight(m *overlay.LinkMap, before *linkSight) *linkSight {
 			relayed = 1
 		}
 		s.event.Relayed += relayed
+		if e.Word == overlay.LinkDenied {
+			s.event.Denied++
+			continue
+		}
 		for _, p := range []identity.PillarID{e.A, e.B} {
 			sum := s.sums[p]
 			s.sums[p] = linkSum{sum.links + 1, sum.relayed + relayed}
-		}
-		if e.Word == overlay.LinkDenied {
-			s.event.Denied++
 		}
 	}
 	for i := range m.Reports {

@@ -70,7 +70,7 @@ func (l *auditor) read(greeted chan struct{}) {
 				greeted = nil
 			}
 			continue
-		case *overlay.Got, *overlay.LinkedMsg:
+		case *overlay.Got, *overlay.LinkedMsg, *overlay.TracedMsg:
 		case *overlay.LinksMsg:
 			question = true
 		case *overlay.Root:

@@ -41,3 +41,13 @@ var (
 func misframed(err error) bool {
 	return errors.Is(err, overlay.ErrFrame) && !errors.Is(err, overlay.ErrCut)
 }
+
+// codeOf is overlay.CodeOf for errors of connections: no code of their own
+// means unreachable.
+func codeOf(err error) overlay.Code {
+	var e *overlay.Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return overlay.CodeUnreachable
+}

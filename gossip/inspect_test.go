@@ -172,3 +172,35 @@ func TestTraceAsksEverybody(t *testing.T) {
 		}
 	})
 }
+
+// TestTraceAskedTooOften: recipients, which cost a walk through a mailbox, are
+// told so often and no more; where the record is goes on being told.
+func TestTraceAskedTooOften(t *testing.T) {
+	inBubble(t, func(w *world) {
+		recs := w.old(1)
+		a := w.quiet().keep(recs).start()
+		l := w.auditor(a, func(*auditor, overlay.Message) any { return nil })
+		ask := func() (told int) {
+			for n := range uint64(40) {
+				say(l.stream, &overlay.TraceMsg{N: n, Sought: []overlay.Sought{{ID: recs[0].ID, Recipients: true}}})
+			}
+			for range 40 {
+				traced := (<-l.heard).(*overlay.TracedMsg)
+				if !traced.Traces[0].Has {
+					t.Errorf("%+v", traced)
+				}
+				if len(traced.Traces[0].Recipients) > 0 {
+					told++
+				}
+			}
+			return told
+		}
+		if n := ask(); n != 16 {
+			t.Errorf("recipients were told %d times, want 16", n)
+		}
+		time.Sleep(8 * time.Second) // virtual
+		if n := ask(); n != 4 {
+			t.Errorf("and 8 s later %d times, want 4", n)
+		}
+	})
+}

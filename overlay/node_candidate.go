@@ -156,8 +156,12 @@ func (m *nodeSessions) troubleOf(c *candidate) Trouble {
 		}
 	}
 	now := time.Now()
+	reachable := len(m.addrsOf(c)) > 0
+	if !reachable && t.Error == "" { // so it is not tried
+		t = troubleOf(&DialError{Cause: ErrNoAddress})
+	}
 	t.Trying = c.dialing
-	if !c.dialing && len(m.addrsOf(c)) > 0 && (m.wants(now) > 0 || c.stale || len(c.waiters) > 0) {
+	if !c.dialing && reachable && (m.wants(now) > 0 || c.stale || len(c.waiters) > 0) {
 		t.Planned(m.n.cfg.Now().Add(max(0, c.nextTry.Sub(now))))
 	}
 	return t

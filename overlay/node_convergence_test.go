@@ -166,6 +166,11 @@ func TestNodePartsFromPillars(t *testing.T) {
 					}
 				}
 				time.Sleep(10 * time.Minute)
+				for _, p := range n.Pillars() {
+					if p.ID.String() == bad.id() && (!strings.Contains(p.Error, name) || p.ErrorCode != overlay.CodeNotAdmitted || p.ErrorSince == nil || p.NextTry != nil) {
+						t.Errorf("why it is not used: %+v", p.Trouble)
+					}
+				}
 				s := n.Status()
 				if s.Pillar == bad.id() || s.Standby == bad.id() || s.PillarsKnown != 2 {
 					t.Errorf("%+v", s)

@@ -481,7 +481,7 @@ func (n *Node) Nodes(after identity.AccountID, limit int) (list []NodeEntry, nex
 		if err != nil {
 			return true
 		}
-		seen := time.UnixMilli(int64(rec.Created)).UTC()
+		seen := PlainTime(rec.Created)
 		if info, err := ParseDeviceInfo(rec.Bin); err == nil && (e.Name == "" || len(e.Devices) == 0 || seen.After(e.Devices[len(e.Devices)-1].LastSeen)) {
 			e.Name = info.Name
 		}

@@ -179,8 +179,13 @@ func TestNodeForeignReceipt(t *testing.T) {
 		if m, _ = alice.Sent(m.Handle); m.State != overlay.StateStored {
 			t.Fatalf("a stranger's receipt made it %s", m.State)
 		}
-		// Bob's own word counts.
+		// Bob's own word counts, if it goes to alice alone, as pillars go by.
 		bob.stop()
+		c.receiptTo(t, bob.home, alice, []*nodeHome{mallory}, overlay.ReceiptLine{ID: *m.ID, Code: overlay.ReceiptDelivered})
+		synctest.Wait()
+		if m, _ = alice.Sent(m.Handle); m.State != overlay.StateStored {
+			t.Fatalf("a receipt to two accounts made it %s", m.State)
+		}
 		c.receipt(t, bob.home, alice, overlay.ReceiptLine{ID: *m.ID, Code: overlay.ReceiptDelivered})
 		alice.wait(m.Handle, overlay.StateDelivered)
 	})
@@ -189,16 +194,31 @@ func TestNodeForeignReceipt(t *testing.T) {
 // receipt publishes a receipt of from's, sealed to the node to.
 func (c *fakeCluster) receipt(t *testing.T, from *nodeHome, to *testNode, lines ...overlay.ReceiptLine) {
 	t.Helper()
+	c.receiptTo(t, from, to, nil, lines...)
+}
+
+// receiptTo is receipt with further recipients.
+func (c *fakeCluster) receiptTo(t *testing.T, from *nodeHome, to *testNode, also []*nodeHome, lines ...overlay.ReceiptLine) {
+	t.Helper()
 	now := millis(time.Now())
+	key, _ := to.home.sealing.Current(now)
+	all, devices := []identity.AccountID{}, []seal.Device{}
+	for _, home := range append(also, to.home) {
+		all = append(all, home.account.ID())
+		devices = append(devices, seal.Device{Account: []byte(home.account.ID()), Device: []byte(home.device.ID()), Key: key})
+	}
+	slices.Sort(all)
 	cert, err := from.account.Certify(c.id, from.device.ID(), 1, now-1, now+overlay.DayMillis)
 	wire := must(t, cert, err).Append(nil)
-	key, _ := to.home.sealing.Current(now)
-	raw := [][]byte{[]byte(to.id())}
+	var raw [][]byte
+	for _, a := range all {
+		raw = append(raw, []byte(a))
+	}
 	ep, err := seal.NewEpoch(c.id, seal.Sender{Account: []byte(from.account.ID()), Device: []byte(from.device.ID())}, raw,
-		[]seal.Device{{Account: []byte(to.id()), Device: []byte(to.home.device.ID()), Key: key}}, now, overlay.DayMillis)
+		devices, now, overlay.DayMillis)
 	must(t, ep, err)
 	draft := func(kind overlay.Kind) overlay.Draft {
-		return overlay.Draft{Kind: kind, Author: string(from.account.ID()), Signer: wire, To: []identity.AccountID{to.id()},
+		return overlay.Draft{Kind: kind, Author: string(from.account.ID()), Signer: wire, To: all,
 			Created: ep.Created(), Expires: ep.Expires()}
 	}
 	d := draft(overlay.KindEpoch)

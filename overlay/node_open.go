@@ -163,6 +163,10 @@ func (b *nodeInbox) open(in *intake, rec *Record, device identity.DeviceID, how 
 	if own && device == b.n.device() && (!toSelf || rec.Kind != KindMessage && rec.Kind != KindReceipt) {
 		return true, nil // what we sent to others
 	}
+	if rec.Kind == KindReceipt && len(rec.To) != 1 { // pillars, which cannot open it, go by that
+		b.n.metrics.dropped.WithLabelValues("receipt").Inc()
+		return true, nil
+	}
 	if rec.Kind == KindMessage && b.n.contacts.blocked(rec.Account()) {
 		b.answer(in, rec, ReceiptRefused, how.path)
 		return true, nil

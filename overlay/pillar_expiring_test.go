@@ -12,15 +12,25 @@ import (
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
-// lives gives a record a life.
-func lives(hours int) func(*overlay.Draft) {
-	return func(d *overlay.Draft) { d.Expires = d.Created + uint64(hours)*overlay.DayMillis/24 }
+// old is a device whose certificate covers the last twenty days.
+func (rig *pillarRig) old() *testDevice {
+	d := rig.device(nil)
+	d.certify(rig.id, 1, time.Now().Add(-20*24*time.Hour), time.Now().Add(200*24*time.Hour))
+	return d
 }
 
-// mail signs a message to several with a life in hours.
-func (d *testDevice) mail(hours int, to ...identity.AccountID) []byte {
+// aged gives a record an age and a life.
+func aged(age, life time.Duration) func(*overlay.Draft) {
+	return func(d *overlay.Draft) {
+		d.Created -= uint64(age.Milliseconds())
+		d.Expires = d.Created + uint64(life.Milliseconds())
+	}
+}
+
+// mail signs a message to several.
+func (d *testDevice) mail(age, life time.Duration, to ...identity.AccountID) []byte {
 	slices.Sort(to)
-	return d.sign(overlay.KindMessage, to, []byte("sealed"), lives(hours))
+	return d.sign(overlay.KindMessage, to, []byte("sealed"), aged(age, life))
 }
 
 // wantExpiring holds what the pillar says against what it should.
@@ -39,54 +49,50 @@ func TestExpiringUnconfirmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rig := newPillarRig(t, nil)
 		defer func() { rig.stop() }()
-		alice, bob, carol, dave := rig.device(nil), rig.device(nil), rig.device(nil), rig.device(nil)
+		alice, bob, carol, dave := rig.old(), rig.old(), rig.old(), rig.old()
 		if e := rig.pillar.Status().Expiring; e != (overlay.Expiring{}) {
 			t.Errorf("before the first look: %+v", e)
 		}
-		rig.take(bob.receipt(alice.id(), -10*time.Minute), // of something else
-			alice.mail(72, bob.id()),
-			alice.mail(72, alice.id(), bob.id(), carol.id()),
-			alice.mail(96, dave.id()),
-			carol.mail(72, carol.id()))
-		time.Sleep(3 * time.Minute) // virtual
-		rig.wantExpiring("three days before", 0, 0)
-		time.Sleep(46 * time.Hour)
-		rig.wantExpiring("a day and two hours before", 0, 0)
-		time.Sleep(3 * time.Hour)
-		// Carol's copy to herself alone counts: nobody else is to answer it.
-		rig.wantExpiring("less than a day before", 3, 2)
-
+		const h, life = time.Hour, 72 * time.Hour
+		then := func(when string, messages, accounts int) {
+			t.Helper()
+			time.Sleep(4 * time.Minute) // virtual; the pillar looks every two
+			rig.wantExpiring(when, messages, accounts)
+		}
+		rig.take(bob.receipt(alice.id(), -60*h), // of something else
+			alice.mail(47*h, life, bob.id()),
+			alice.mail(50*h, 96*h, dave.id()),
+			alice.mail(10*h, 30*h, dave.id()),
+			dave.mail(5*h, 10*h+14*time.Minute, dave.id()))
+		time.Sleep(time.Minute) // so that no look is just going on
+		then("what ends later than in a day, or has not lived half of its life", 0, 0)
+		then("a day before, and half of its life is over", 1, 1)
+		// Alice's copy to herself is answered by nobody; carol's, to nobody else, is.
+		rig.take(alice.mail(50*h, life, bob.id()), alice.mail(50*h, life, alice.id(), bob.id(), carol.id()), carol.mail(50*h, life, carol.id()))
+		then("unanswered", 4, 3)
 		rig.take(carol.receipt(alice.id(), 0), bob.receipt(carol.id(), 0))
-		time.Sleep(3 * time.Minute)
-		rig.wantExpiring("one of two has answered, the other somebody else", 3, 2)
+		then("one of two has answered, the other somebody else", 4, 3)
 		rig.take(carol.receipt(carol.id(), 0))
-		time.Sleep(3 * time.Minute)
-		rig.wantExpiring("she answered herself", 2, 1)
-		rig.take(bob.receipt(alice.id(), 0))
-		time.Sleep(3 * time.Minute)
-		rig.wantExpiring("all have answered", 0, 0)
-
-		rig.take(alice.mail(30, bob.id()))
-		time.Sleep(10 * time.Hour)
-		rig.wantExpiring("young, and ends within a day", 0, 0)
-		time.Sleep(6 * time.Hour)
-		rig.wantExpiring("half of its life is over", 1, 1)
-		time.Sleep(8 * time.Hour)
-		rig.wantExpiring("dave's last day has come", 2, 2)
-		time.Sleep(80 * time.Hour)
-		rig.wantExpiring("they have expired", 0, 0)
+		then("she answered herself", 3, 2)
+		rig.take(bob.receipt(alice.id(), -49*h))
+		then("he has answered, too", 1, 1)
+		rig.take(alice.mail(49*h-3*time.Minute, life, bob.id()), alice.mail(71*h+57*time.Minute, life, carol.id()))
+		then("written after the answer", 2, 2)
+		rig.take(dave.receipt(dave.id(), 0))
+		then("and answered", 1, 1)
 	})
 }
 
-// TestExpiringReceiptIsOver: a receipt that has expired before its message, as it
-// does if it was sealed to a device that was away for long, was one all the same.
+// TestExpiringReceiptIsOver: a receipt that has expired before its message was one
+// all the same.
 func TestExpiringReceiptIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rig := newPillarRig(t, nil)
 		defer func() { rig.stop() }()
-		alice, bob := rig.device(nil), rig.device(nil)
-		rig.take(alice.mail(72, bob.id()), bob.sign(overlay.KindReceipt, []identity.AccountID{alice.id()}, []byte("sealed"), lives(40)))
-		time.Sleep(50 * time.Hour) // virtual
+		alice, bob := rig.old(), rig.old()
+		rig.take(alice.mail(60*time.Hour, 72*time.Hour, bob.id()),
+			bob.sign(overlay.KindReceipt, []identity.AccountID{alice.id()}, []byte("sealed"), aged(59*time.Hour, 59*time.Hour+time.Minute)))
+		time.Sleep(5 * time.Minute) // virtual
 		rig.wantExpiring("its receipt is over", 0, 0)
 	})
 }
@@ -98,18 +104,18 @@ func TestExpiringBounds(t *testing.T) {
 		rig := newPillarRig(t, nil)
 		defer func() { rig.stop() }()
 		const messages = 40
-		alice := rig.device(nil)
+		alice := rig.old()
 		var raws [][]byte
 		var people []*testDevice
 		for i := range messages {
 			if i%4 == 0 {
-				people = append(people, rig.device(nil))
+				people = append(people, rig.old())
 			}
-			raws = append(raws, alice.mail(36, people[len(people)-1].id()))
+			raws = append(raws, alice.mail(20*time.Hour, 36*time.Hour, people[len(people)-1].id()))
 		}
 		raws = append(raws, people[0].receipt(alice.id(), 0))
 		rig.take(raws...)
-		time.Sleep(20 * time.Hour) // virtual
+		time.Sleep(3 * time.Minute) // virtual
 		rig.wantExpiring("at once", messages-4, len(people)-1)
 		for _, by := range []overlay.Look{{Entries: 1, Batch: 5}, {Entries: 3, Batch: 7}, {Entries: 16, Batch: 100},
 			{Entries: 1, Batch: 5, Seek: true}, {Entries: 3, Batch: 7, Seek: true}, {Entries: 16, Batch: 100, Seek: true}} {
@@ -124,10 +130,11 @@ func TestExpiringBounds(t *testing.T) {
 			t.Errorf("after the first look of many: %+v, %v", e, err)
 		}
 		// Alice's mailbox is larger than what is read of one: nothing is said of her.
-		rig.take(people[0].receipt(alice.id(), -time.Hour), people[1].receipt(alice.id(), -time.Hour), people[2].mail(36, alice.id()))
+		rig.take(people[0].receipt(alice.id(), -time.Hour), people[1].receipt(alice.id(), -time.Hour), people[2].mail(20*time.Hour, 36*time.Hour, alice.id()))
 		if e, err := overlay.LookOnce(t.Context(), rig.pillar, overlay.Look{Mailbox: 2, Seek: true}); err != nil || !e.AtLeast || e.Messages != 0 {
 			t.Errorf("a mailbox too large: %+v, %v", e, err)
 		}
+		synctest.Wait() // the pillar looks, too
 		if open := rig.store.open.Load(); open != 0 {
 			t.Errorf("%d views are open", open)
 		}
@@ -150,7 +157,7 @@ func TestExpiringWithNodes(t *testing.T) {
 		alice.send(overlay.StateDelivered, "are you there?", bob.id())
 		bob.stop()
 		time.Sleep(5 * time.Minute) // virtual; as far as clocks may be off, that receipt is none of what follows
-		m, err := alice.Send(t.Context(), overlay.Outgoing{To: []identity.AccountID{bob.id()}, Type: overlay.BodyText, Body: []byte("dinner at eight"), TTL: 40 * time.Hour})
+		m, err := alice.Send(t.Context(), overlay.Outgoing{To: []identity.AccountID{bob.id()}, Type: overlay.BodyText, Body: []byte("dinner at eight"), TTL: 2 * time.Hour})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,10 +170,10 @@ func TestExpiringWithNodes(t *testing.T) {
 			}
 			return m
 		}
-		wait(15 * time.Hour)
-		rig.wantExpiring("a day and an hour before its end", 0, 0)
-		sent := wait(10 * time.Hour)
-		rig.wantExpiring("15 hours before its end", 1, 1)
+		wait(50 * time.Minute)
+		rig.wantExpiring("half of its life is not over", 0, 0)
+		sent := wait(20 * time.Minute)
+		rig.wantExpiring("half of its life is over", 1, 1)
 		if list := rig.traceOf(*sent.ID).Recipients; len(list) != 1 || list[0].Account != bob.id() || len(list[0].Receipts) > 0 || list[0].More {
 			t.Errorf("trace: %+v", list)
 		}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/obelisk-network/obelisk/identity"
 )
@@ -92,7 +91,7 @@ func (p *Pillar) nodeEntry(a identity.AccountID, keys *accountKeys) NodeEntry {
 		case ok:
 			device.LastSeen = seen.UTC()
 		default:
-			device.LastSeen = time.UnixMilli(int64(d.created)).UTC()
+			device.LastSeen = PlainTime(d.created)
 		}
 		entry.Devices = append(entry.Devices, device)
 	}

@@ -12,7 +12,8 @@ import (
 // the author of the messages it speaks of, so no pillar reads which ones; but it
 // lies in that author's mailbox, and says who wrote it and when. A recipient who
 // wrote none to the author since the message was created has confirmed nothing;
-// one who did may have confirmed it, or another message.
+// one who did may have confirmed it, or another message. A receipt to several
+// accounts counts for nobody, its author's own other devices included.
 
 // receiptSlackTime is by how much a receipt may seem older than the message it
 // speaks of: the message's author and the receipt's may each be off their pillar

@@ -356,7 +356,7 @@ func (s *pillarSession) checkCertificate(h *Hello) *Error {
 }
 
 func millisText(ms uint64) string {
-	return time.UnixMilli(int64(min(ms, 1<<52))).UTC().Format(time.RFC3339)
+	return PlainTime(ms).Format(time.RFC3339)
 }
 
 // read handles frames until the session ends and returns why, errGone if the

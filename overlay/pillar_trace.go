@@ -118,7 +118,7 @@ func (p *Pillar) Trace(sought []Sought) ([]Trace, error) {
 }
 
 func expiredAt(ms uint64) string {
-	return "at " + time.UnixMilli(int64(min(ms, 1<<53))).UTC().Format(time.RFC3339)
+	return "at " + PlainTime(ms).Format(time.RFC3339)
 }
 
 // missing says why a record is not held here.

@@ -2,6 +2,7 @@ package overlay_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"slices"
 	"testing"
 
@@ -107,6 +108,14 @@ func TestRosterAuthority(t *testing.T) {
 		r.Add(now, false, rec.Raw)
 		if r.Admitted(key.ID(), now) {
 			t.Error("admitted")
+		}
+	})
+	t.Run("a pillar that says it left when no calendar reaches can be shown", func(t *testing.T) {
+		r, key := fresh(), identity.NewPillarKey()
+		r.Add(now, false, n.pillarRecord(key, 1<<60, func(i *overlay.PillarInfo, _ *overlay.Draft) { i.Left = true }).Raw)
+		trouble := r.Trouble(key.ID(), now)
+		if b, err := json.Marshal(trouble); err != nil || trouble.Error == "" {
+			t.Errorf("%s, %v", b, err)
 		}
 	})
 	t.Run("other kinds and garbage do not belong there", func(t *testing.T) {

@@ -150,7 +150,7 @@ func (s Standing) trouble(since uint64) Trouble {
 	default:
 		t.Error = "it is not known to be admitted"
 	}
-	at := time.UnixMilli(int64(min(since, 1<<53))).UTC()
+	at := PlainTime(since)
 	t.ErrorSince, t.ErrorAt = &at, &at
 	return t
 }

@@ -192,3 +192,47 @@ func TestNodeWhyDead(t *testing.T) {
 		}
 	})
 }
+
+// TestNodeWhyClock: where an admission is out of date by the node's clock alone, it
+// says that it is a matter of clocks.
+func TestNodeWhyClock(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *fakeCluster) {
+		n := newNodeHome(t, c.net).start(c.addrs(), func(cfg *overlay.NodeConfig) {
+			cfg.Now = func() time.Time { return time.Now().Add(40 * 24 * time.Hour) }
+		})
+		time.Sleep(time.Minute) // virtual
+		const want = "the clocks differ: this machine's is 960h0m0s ahead of that pillar's, and an admission is in force by one only"
+		if p := n.Pillars()[0]; p.ErrorCode != overlay.CodeClockWrong || p.Error != want {
+			t.Errorf("%q (%s), want %q", p.Error, p.ErrorCode, want)
+		}
+	})
+}
+
+// TestNodeWhyNoAddress: a pillar of which no address is known is not tried; so it
+// says.
+func TestNodeWhyNoAddress(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *fakeCluster) {
+		n := newNodeHome(t, c.net).start(c.addrs())
+		until(t, "a pillar", func() bool { return n.Status().Pillar != "" })
+		if p := n.Pillars()[0]; p.Error != "" {
+			t.Fatalf("%q", p.Error)
+		}
+		key := identity.NewPillarKey()
+		hidden := c.pillarRecord(key, millis(time.Now()), func(i *overlay.PillarInfo, _ *overlay.Draft) { i.Addrs = nil })
+		for _, s := range c.pillars[0].of(n.id()) {
+			s.send(&overlay.RosterMsg{Records: [][]byte{hidden.Raw}})
+		}
+		var p overlay.NodePillar
+		until(t, "the other pillar", func() bool {
+			for _, p = range n.Pillars() {
+				if p.ID == key.ID() {
+					return true
+				}
+			}
+			return false
+		})
+		if p.Error != "no address of it is known that may be dialled" || p.NextTry != nil || p.ErrorSince != nil {
+			t.Errorf("%+v", p.Trouble)
+		}
+	})
+}

@@ -321,7 +321,7 @@ func readTrace(r *canon.Reader) (t Trace) {
 		return t
 	}
 	t.Kind, t.Created, t.Expires, t.Size = Kind(r.Uint()), r.Uint(), r.Uint(), r.Uint()
-	t.Received = time.UnixMilli(int64(r.UintMax(1 << 60))).UTC()
+	t.Received = PlainTime(r.UintMax(lastMillis))
 	t.Via = Via(r.UintMax(255))
 	for range r.ArrayMax(MaxDots) {
 		r.Array(2)

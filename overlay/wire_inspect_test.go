@@ -88,3 +88,19 @@ func TestLinkedBounds(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 }
+
+// TestTracedTimes: when a record came is a time that can be shown.
+func TestTracedTimes(t *testing.T) {
+	const last = 253_402_300_799_999 // the end of the year 9999
+	account := edID(seedKey("account"))
+	for came, good := range map[uint64]bool{last: true, last + 1: false} {
+		for what, traced := range map[string]any{
+			"a record":  []any{uint64(1), uint64(4), uint64(1), uint64(2), uint64(3), came, uint64(1), []any{}, []any{}},
+			"a receipt": []any{uint64(1), uint64(4), uint64(1), uint64(2), uint64(3), uint64(4), uint64(1), []any{}, []any{[]any{account, []any{[]any{make([]byte, 32), uint64(1), came}}, uint64(0), []any{}}}},
+		} {
+			if _, err := overlay.DecodeMessage(encode([]any{uint64(overlay.TypeTraced), uint64(1), []any{traced}})); (err == nil) != good {
+				t.Errorf("%s that came at %d: %v", what, came, err)
+			}
+		}
+	}
+}

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"slices"
-	"time"
 
 	"github.com/obelisk-network/obelisk/internal/canon"
 )
@@ -49,7 +48,7 @@ func readRecipients(r *canon.Reader) (list []RecipientTrace) {
 		for range r.ArrayMax(MaxReceiptsTold) {
 			r.Array(3)
 			x := ReceiptSeen{ID: readID(r), Created: r.Uint()}
-			x.Received = time.UnixMilli(int64(r.UintMax(1 << 60))).UTC()
+			x.Received = PlainTime(r.UintMax(lastMillis))
 			if r.Err() != nil {
 				return nil
 			}

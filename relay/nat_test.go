@@ -236,7 +236,7 @@ func TestNextDoor(t *testing.T) {
 	b.Handle(proto, echo)
 	reserved(t, a, pillar)
 	reserved(t, b, pillar)
-	b.Admit(a.Self(), time.Now().Add(time.Minute))
+	b.Admit(a.Self(), time.Now().Add(time.Hour))
 	if err := a.DialThrough(within(t), b.Self(), via(pillar)); err != nil {
 		t.Fatal(err)
 	}

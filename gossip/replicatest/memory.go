@@ -382,6 +382,11 @@ func (m *Memory) Trace(sought []overlay.Sought) ([]overlay.Trace, error) {
 		case rec != nil && rec.Expires > now:
 			*t = overlay.Trace{Pillar: t.Pillar, Answered: true, Has: true, Kind: rec.Kind, Created: rec.Created, Expires: rec.Expires,
 				Size: uint64(len(rec.Raw)), Received: m.received(rec), Via: overlay.ViaFollow, Dots: m.dots(s.ID)}
+			if i == 0 && s.Recipients {
+				for _, to := range rec.To {
+					t.Recipients = append(t.Recipients, overlay.RecipientTrace{Account: to, More: true}) // it looks for no receipts
+				}
+			}
 		case rec != nil || s.Expires != 0 && s.Expires <= now:
 			t.Why = overlay.AbsentExpired
 		default:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -141,35 +140,22 @@ func (b *browser) seeLinks(here int) {
 	}
 	pair := `(?:` + strings.Join(others, "|") + `)`
 	line := `/^` + pair + ` – ` + pair + `: direct over (QUIC|TCP), \d[\d.]* ms$/`
-	b.see(arcs + `.length === 6 && ` + arcs + `.every(a => ` + line + `.test(a.querySelector("title").textContent))`)
-	b.see(`document.querySelectorAll("#trips td.direct").length === 20`)
-	cell := ask[string](b, `document.querySelector("#trips tbody tr:nth-child(3) td:nth-child(3)").title`) // the second row's pillar says it of the first
-	if !regexp.MustCompile(`^` + names[2] + ` – ` + names[1] + `: direct over (QUIC|TCP)`).MatchString(cell) {
-		b.t.Errorf("the table says %q", cell)
-	}
-	if say := ask[string](b, `document.querySelector("#map-say").innerText`); say != "Every one of 5 pillars is connected with every other, directly." {
-		b.t.Errorf("the map says %q", say)
-	}
+	b.see(arcs + `.length === 6 && ` + arcs + `.every(a => ` + line + `.test(a.querySelector("title").textContent)) &&
+		document.querySelector("#map-say").innerText === "Every one of 5 pillars is connected with every other, directly." &&
+		document.querySelectorAll("#trips td.direct").length === 20 &&
+		/^` + names[2] + ` – ` + names[1] + `: direct over (QUIC|TCP), /.test(document.querySelector("#trips tbody tr:nth-child(3) td:nth-child(3)").title)`)
 
 	// Pointed at, it is told below in words, and a pillar lights what it has.
-	point := func(selector, event string) {
+	point := func(selector, event, shows string) {
 		b.t.Helper()
-		ask[bool](b, `document.querySelector('`+selector+`').dispatchEvent(new PointerEvent("`+event+`", {bubbles: true}))`)
+		b.see(`(document.querySelector('` + selector + `').dispatchEvent(new PointerEvent("` + event + `", {bubbles: true})), ` + shows + `)`)
 	}
-	shows := func() string { return ask[string](b, `document.querySelector("#map-point").innerText`) }
-	point("#map-arcs [data-ends]", "pointerover")
-	if text := shows(); !strings.Contains(text, ": direct over ") || ask[int](b, `document.querySelectorAll(".edge.on").length`) != 1 {
-		b.t.Errorf("pointed at a connection, the page says %q", text)
-	}
-	point("#map-pillars [data-number]", "pointerover")
-	if text := shows(); !strings.HasSuffix(text, ": alive, connected with 4 pillars") || ask[int](b, `document.querySelectorAll(".edge.on").length`) != 4 {
-		b.t.Errorf("pointed at a pillar, the page says %q", text)
-	}
+	const text = `document.querySelector("#map-point").innerText`
+	const lit = `document.querySelectorAll(".edge.on").length`
+	point("#map-arcs [data-ends]", "pointerover", text+`.includes(": direct over ") && `+lit+` === 1`)
+	point("#map-pillars [data-number]", "pointerover", text+`.endsWith(": alive, connected with 4 pillars") && `+lit+` === 4`)
 	if os.Getenv(screenshotDir) != "" {
 		b.shoot("overview-pointed")
 	}
-	point("svg.map", "pointerleave")
-	if text := shows(); text != "" || ask[int](b, `document.querySelectorAll(".lit, .on").length`) != 0 {
-		b.t.Errorf("pointed at nothing, the page says %q", text)
-	}
+	point("svg.map", "pointerleave", text+` === "" && document.querySelectorAll(".lit, .on").length === 0`)
 }

@@ -20,9 +20,9 @@ func TestNodePage(t *testing.T) {
 		t.Skip("a pillar, a node and a browser; not with -short")
 	}
 	path := chromium(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 150*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
-	pillar, err := obelisk.OpenPillar(ctx, obelisk.PillarConfig{Dir: filepath.Join(t.TempDir(), "pillar"), Name: "ceres", Memory: 16 << 20,
+	pillar, err := obelisk.OpenPillar(ctx, obelisk.PillarConfig{Dir: filepath.Join(t.TempDir(), "pillar"), Name: "ceres", Memory: 16 << 20, StoreLimit: storeLimit,
 		Admin: "off", Listen: []string{"/ip4/127.0.0.1/tcp/0"}})
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,10 @@ type pillars struct {
 	records []*overlay.Record
 }
 
+// storeLimit keeps pillars from looking at how full this machine's disk is: they
+// take less and less beyond 90 %.
+const storeLimit = 1 << 30
+
 var names = []string{"ceres", "hygiea", "juno", "pallas", "vesta"}
 
 // newPillars starts a pillar for every name, each with the same n records on its
@@ -120,7 +124,7 @@ func (w *pillars) onDisk(i int, do func(s *store.Pebble) error) {
 // audit paused.
 func (w *pillars) start(i int) {
 	w.t.Helper()
-	cfg := obelisk.PillarConfig{Dir: w.dirs[i], NetworkKey: w.keyFile, Name: names[i], Memory: 16 << 20, Admin: "127.0.0.1:0",
+	cfg := obelisk.PillarConfig{Dir: w.dirs[i], NetworkKey: w.keyFile, Name: names[i], Memory: 16 << 20, Admin: "127.0.0.1:0", StoreLimit: storeLimit,
 		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}}
 	for _, p := range w.running {
 		if p != nil {

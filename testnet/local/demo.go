@@ -43,7 +43,7 @@ var errStory = errors.New("not all of it held")
 // chapter goes on only if the one before worked.
 func demo(ctx context.Context, s *settings, out io.Writer) error {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute) // it takes one; slow machines more
 	defer cancel()
 	dir, remove, err := s.workDir("demo")
 	if err != nil {
@@ -97,9 +97,9 @@ func (s *story) tell(ctx context.Context, set *settings) error {
 	return nil
 }
 
-// quick bounds what should take a moment.
+// quick bounds what should take a moment, on a slow machine too.
 func quick(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, 45*time.Second)
+	return context.WithTimeout(ctx, 2*time.Minute)
 }
 
 func (s *story) buildPillars(ctx context.Context, set *settings) error {
@@ -333,7 +333,7 @@ func (s *story) pillarsReturn(ctx context.Context, set *settings) error {
 		return err
 	}
 	s.say("%s start again on what is on their disks.", list(processNames(back)))
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
 	_, err = testnet.WaitEqual(ctx, s.pillars)
 	s.check(err == nil, "after %.1f s all %d hold equally many records%s", time.Since(began).Seconds(), set.pillars, because(err))
@@ -414,7 +414,7 @@ func (s *story) count(ctx context.Context, set *settings) error {
 	})
 	s.check(err == nil, "every sender holds a signed receipt for every message%s", because(err))
 	// A node reads the directory when it gets a pillar, and once a minute.
-	dirCtx, cancel := context.WithTimeout(ctx, 75*time.Second)
+	dirCtx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	err = s.waitKnown(dirCtx, set.nodes)
 	s.check(err == nil, "and every node has all %d in its directory%s", set.nodes, because(err))

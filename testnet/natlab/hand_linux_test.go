@@ -22,7 +22,7 @@ func TestWhyNotBehindGateways(t *testing.T) {
 		t.Skip("starts real processes; not with -short")
 	}
 	binary := build(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	l, err := Open(ctx, Topology{Pillars: 1, Path: near, Speech: SpeakPorts, Gateways: []Gateway{
 		{NAT: Cone, Egress: NoUDP, Behind: []string{"no-udp"}},
@@ -78,7 +78,12 @@ func TestWhyNotBehindGateways(t *testing.T) {
 	if said[fmt.Sprintf("/ip4/%s/udp/4001/quic-v1", at)] != overlay.FaultTimeout || said[fmt.Sprintf("/ip4/%s/tcp/4001", at)] != overlay.FaultTimeout || len(said) != 2 {
 		t.Errorf("%v", said)
 	}
-	if open := pillar("no-udp-1"); !open.Active || open.Error != "" {
-		t.Errorf("without UDP: active %t, %q", open.Active, open.Error)
+	if err := testnet.Until(ctx, func() string {
+		if open := pillar("no-udp-1"); !open.Active || open.Error != "" {
+			return fmt.Sprintf("without UDP: active %t, %q", open.Active, open.Error)
+		}
+		return ""
+	}); err != nil {
+		t.Error(err)
 	}
 }

@@ -17,7 +17,7 @@ func TestNetcheck(t *testing.T) {
 		t.Skip("starts real processes; not with -short")
 	}
 	binary := build(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	l, err := Open(ctx, Topology{Pillars: 4, Public: []string{"open"}, Path: near, Speech: SpeakAll, Gateways: []Gateway{
 		{NAT: Cone, Egress: Everything, Behind: []string{"cone"}},
