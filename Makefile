@@ -33,7 +33,7 @@ test: ## all tests
 	$(GO) test $(PACKAGES)
 
 race: ## all tests with the race detector
-	$(GO) test -race $(PACKAGES)
+	$(GO) test -race -timeout 30m $(PACKAGES)
 
 demo: ## the local network of real processes tells its story
 	./testnet/run.sh

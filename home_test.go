@@ -3,6 +3,7 @@ package obelisk_test
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +132,17 @@ func TestHomePillarsTogether(t *testing.T) {
 		if e.Path != want || e.Home != (e.ID == two.ID()) {
 			t.Errorf("%s is %s, home %v", e.ID, e.Path, e.Home)
 		}
+	}
+	// The public one, which is no end of it, knows of their connection.
+	links, err := public.Links(n.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if edges := links.Edges(); len(edges) != 3 || !slices.ContainsFunc(edges, func(e overlay.LinkEdge) bool {
+		return e.A == min(one.ID(), two.ID()) && e.B == max(one.ID(), two.ID()) && e.Word == overlay.LinkBoth &&
+			e.Path == overlay.PathRelayed && e.Through == public.ID()
+	}) {
+		t.Errorf("%+v", edges)
 	}
 	if err := one.HangUp(two.ID()); err != nil {
 		t.Fatal(err)

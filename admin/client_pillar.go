@@ -121,6 +121,12 @@ func (p *PillarClient) Trace(ctx context.Context, id overlay.RecordID) (list []T
 	return list, err
 }
 
+// Links is GET /v1/links: who is connected to whom, as pillars say.
+func (p *PillarClient) Links(ctx context.Context) (a LinksAnswer, err error) {
+	err = p.c.do(ctx, "GET", "/v1/links", nil, nil, &a)
+	return a, err
+}
+
 // ExportBundle is POST /v1/bundles: all that is held is written into a file on
 // the pillar's machine.
 func (p *PillarClient) ExportBundle(ctx context.Context) (b BundleAnswer, err error) {

@@ -125,7 +125,7 @@ func TestEvents(t *testing.T) {
 	read := func(last string, count int, do func(i int)) []admin.StreamEvent {
 		t.Helper()
 		var got []admin.StreamEvent
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		err := c.Events(ctx, last, func(e admin.StreamEvent) error {
 			got = append(got, e)

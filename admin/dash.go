@@ -29,6 +29,8 @@ type dashboard struct {
 	watch *Watch // nil: no charts, no events
 	pages *template.Template
 	notes notes
+
+	linksViews linksViews
 }
 
 // assetKinds are the files that pages load, and their types.

@@ -23,6 +23,7 @@ type overview struct {
 	Pillars  []pillarRow
 	Map      mapView
 	Matrix   matrixView
+	Links    *linksView
 	Logs     logsView
 	Rounds   []roundRow
 	Paused   overlay.Pause
@@ -72,18 +73,25 @@ const (
 )
 
 func (d *dashboard) overviewPage(w http.ResponseWriter, r *http.Request) error {
-	o := d.overview(r)
+	o, err := d.overview(r)
+	if err != nil {
+		return err
+	}
 	o.Live = d.watch != nil
 	return d.render(w, http.StatusOK, "overview", o)
 }
 
 // overviewFragment is the sections of the page alone, for the script.
 func (d *dashboard) overviewFragment(w http.ResponseWriter, r *http.Request) error {
-	return d.render(w, http.StatusOK, "sections", d.overview(r))
+	o, err := d.overview(r)
+	if err != nil {
+		return err
+	}
+	return d.render(w, http.StatusOK, "sections", o)
 }
 
 // overview gathers what the page shows.
-func (d *dashboard) overview(r *http.Request) *overview {
+func (d *dashboard) overview(r *http.Request) (*overview, error) {
 	now := time.Now()
 	s, sy, statements := d.p.Status(), d.p.Sync(), NewConvergence(d.p.Convergence(), now)
 	o := &overview{Status: s, At: now, Paused: sy.Paused,
@@ -108,6 +116,12 @@ func (d *dashboard) overview(r *http.Request) *overview {
 		}
 	}
 	o.Matrix = newMatrix(members, statements)
+	sight := d.watch.linkSight(now)
+	var err error
+	if o.Links, err = d.links(&o.Map, sight, members, names); err != nil {
+		return nil, err
+	}
+	o.Map.tell(sight)
 	o.Logs = newLogs(&sy, names, o.Self)
 	for i := range sy.Peers {
 		p := &sy.Peers[i]
@@ -117,7 +131,7 @@ func (d *dashboard) overview(r *http.Request) *overview {
 	}
 	slices.SortFunc(o.Rounds, func(a, b roundRow) int { return b.At.Compare(a.At) })
 	o.Charts = newCharts(d.watch.history(), now)
-	return o
+	return o, nil
 }
 
 func naming(names map[identity.PillarID]pillarName, id identity.PillarID) pillarName {

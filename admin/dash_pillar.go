@@ -22,6 +22,8 @@ type pillarView struct {
 	Round *roundRow
 	Notes []note
 	Diff  *diffView
+	Links []linkRow
+	Asked time.Time // for them
 }
 
 // diffView is what was found to differ, or why it could not be found out.
@@ -104,6 +106,13 @@ func (d *dashboard) pillarPage(w http.ResponseWriter, r *http.Request) error {
 		if statements[i].Pillar == id {
 			v.State = &statements[i]
 		}
+	}
+	if links := d.watch.linkSight(now); links != nil {
+		names := map[identity.PillarID]pillarName{id: v.Row.Name}
+		for _, n := range v.Names {
+			names[n.ID] = n
+		}
+		v.Links, v.Asked = linkRows(links, id, names), links.round.At
 	}
 	sy := d.p.Sync()
 	for i := range sy.Peers {

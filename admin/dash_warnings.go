@@ -65,7 +65,11 @@ func warningsOf(s *PillarStatus, sy *overlay.SyncStatus, others []PillarEntry, s
 			if p.LastSeen != nil {
 				seen = "It was last seen at " + whenText(p.LastSeen) + "."
 			}
-			add("Gone", "%s is not reached. %s It is tried again for ever.", n.Text, seen).Pillar = n
+			why := ""
+			if p.Error != "" {
+				why = ": " + p.Error
+			}
+			add("Gone", "%s is not reached%s. %s It is tried again for ever.", n.Text, why, seen).Pillar = n
 		case p.State == overlay.PillarFull:
 			add("Disk full there", "%s takes no records for want of disk.", n.Text).Pillar = n
 		}

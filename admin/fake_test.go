@@ -40,6 +40,7 @@ type fakePillar struct {
 	repaired   overlay.Repaired
 	record     overlay.RecordInfo
 	traces     []overlay.Trace
+	links      *overlay.LinkMap
 
 	mu      sync.Mutex
 	added   []string
@@ -117,6 +118,8 @@ func (p *fakePillar) Trace(context.Context, overlay.RecordID) ([]overlay.Trace, 
 	return p.traces, p.controlErr
 }
 
+func (p *fakePillar) Links(context.Context) (*overlay.LinkMap, error) { return p.links, p.controlErr }
+
 func (p *fakePillar) ExportBundle(context.Context) (string, overlay.BundleCounts, error) {
 	return "/data/bundles/x.bundle", overlay.BundleCounts{Records: 3, Bytes: 9}, p.controlErr
 }
@@ -141,6 +144,7 @@ type fakeNode struct {
 	sendErr  error
 
 	statements []overlay.Statement
+	pillars    []overlay.NodePillar
 
 	mu       sync.Mutex
 	out      []overlay.OutMessage
@@ -314,7 +318,7 @@ func (n *fakeNode) Subscribe(ctx context.Context, after uint64, fn func(overlay.
 func (n *fakeNode) Nodes(identity.AccountID, int) ([]overlay.NodeEntry, identity.AccountID, error) {
 	return nil, "", nil
 }
-func (n *fakeNode) Pillars() []overlay.NodePillar { return nil }
+func (n *fakeNode) Pillars() []overlay.NodePillar { return n.pillars }
 func (n *fakeNode) Netcheck(context.Context) (overlay.Netcheck, error) {
 	return n.netcheck, nil
 }

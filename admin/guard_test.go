@@ -313,7 +313,7 @@ func TestServeStops(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the server does not stop")
 	}
 	if err := <-streamed; err == nil {

@@ -34,16 +34,18 @@ func TestOpenAPIDescribesAll(t *testing.T) {
 // TestOpenAPIFitsAnswers holds real answers against the published schemas: every
 // field is described, and every required one is there, with its type.
 func TestOpenAPIFitsAnswers(t *testing.T) {
-	one := identity.NewPillarKey().ID()
+	one, two := identity.NewPillarKey().ID(), identity.NewPillarKey().ID()
 	now := time.Now()
 	p := &fakePillar{
 		health: []admin.Check{{Name: "store", OK: true}}, ready: []admin.Check{{Name: "store", OK: true}},
-		pillars: []admin.PillarEntry{admin.NewPillarEntry(&overlay.PillarStatus{ID: one, LastSeen: now})},
+		pillars: []admin.PillarEntry{admin.NewPillarEntry(&overlay.PillarStatus{ID: one, LastSeen: now, Trouble: trouble(now)})},
 		sync: overlay.SyncStatus{Logs: []overlay.LogState{{Pillar: one, Position: overlay.Position{Log: overlay.LogID{1}}}},
 			Peers: []overlay.PeerSync{{Pillar: one, Last: &overlay.Round{At: now}}}},
 		statements: []overlay.Statement{{Summary: overlay.Summary{Pillar: one}}},
 		diff:       overlay.Diff{Here: one, There: one, OnlyHere: []overlay.Difference{{}}},
 		record:     overlay.RecordInfo{Trace: overlay.Trace{Has: true, Received: now, Dots: []overlay.Dot{{}}}, Author: string(newAccount(t))},
+		links: &overlay.LinkMap{At: now, Reports: []overlay.LinkReport{
+			{Pillar: one, Answered: true, Links: []overlay.PillarLink{{With: two, Path: overlay.PathRelayed, Through: one}}}, {Pillar: two}}},
 		traces: []overlay.Trace{{Pillar: one, Answered: true, Has: true, Received: now, Dots: []overlay.Dot{{}}, Recipients: []overlay.RecipientTrace{{Account: newAccount(t),
 			Receipts: []overlay.ReceiptSeen{{Received: now}}, Devices: []overlay.DeviceDelivery{{Device: identity.NewDeviceKey().ID(), State: overlay.DeliverySaved}}}}}},
 	}
@@ -71,6 +73,7 @@ func TestOpenAPIFitsAnswers(t *testing.T) {
 		{"get", "/v1/convergence", "/v1/convergence", ""},
 		{"get", "/v1/records/{id}", "/v1/records/" + zero, ""},
 		{"get", "/v1/trace/{id}", "/v1/trace/" + zero, ""},
+		{"get", "/v1/links", "/v1/links", ""},
 		{"post", "/v1/bundles", "/v1/bundles", ""},
 		{"post", "/v1/bundles/import", "/v1/bundles/import", `{"name":"x"}`},
 		{"post", "/v1/drain", "/v1/drain", ""},

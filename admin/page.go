@@ -60,12 +60,20 @@ func (p *nodePages) overview(w http.ResponseWriter, _ *http.Request) error {
 	if err != nil {
 		return err
 	}
+	pillars := nodePillars(p.n.Pillars())
+	var unused []NodePillarEntry
+	for i := range pillars {
+		if pillars[i].Error != "" {
+			unused = append(unused, pillars[i])
+		}
+	}
 	return p.render(w, "node", struct {
 		nodeFrame
 		Sending int
 		In, Out []shownMessage
 		Pillars []NodePillarEntry
-	}{nodeFrame{"Node", st}, st.Outbox.Queued + st.Outbox.Stored + st.Outbox.Replicated, in, out, nodePillars(p.n.Pillars())})
+		Unused  []NodePillarEntry // those of them that were tried, or used, and are not
+	}{nodeFrame{"Node", st}, st.Outbox.Queued + st.Outbox.Stored + st.Outbox.Replicated, in, out, pillars, unused})
 }
 
 // lastIn are the newest messages received, newest first.

@@ -20,6 +20,7 @@ type Pillar interface {
 	PillarNetwork
 	PillarSync
 	PillarInspect
+	PillarLinks
 	PillarControl
 	PillarBundles
 }
@@ -88,6 +89,7 @@ func NewPillarHandler(p Pillar, gatherer prometheus.Gatherer, cfg Config) http.H
 	})
 	handleSync(m, p)
 	handleInspect(m, p)
+	handleLinks(m, p)
 	handleControl(m, p)
 	handleBundles(m, p)
 	m.describes("Obelisk pillar", pillarOps)

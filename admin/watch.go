@@ -24,16 +24,19 @@ import (
 //
 //	counters ── 10 s ──► an hour of samples ──► charts
 //	status, members, logs ── 1 s, while somebody reads ──► what changed ──► streams
+//	connections of others ── 5 s, while somebody reads ──► pages and streams
 //
 // One Run serves any number of streams. Safe for concurrent use.
 type Watch struct {
 	p        Pillar
 	gatherer prometheus.Gatherer
-	wake     chan struct{} // somebody began to read
+	wake     chan struct{} // somebody began to read, or wants links
 
 	mu      sync.Mutex
 	samples []sample                  // guarded by mu; oldest first, at most samplesKept
 	streams map[*watchStream]struct{} // guarded by mu; at most maxStreams
+	links   *linkSight                // guarded by mu; nil before the first round
+	wanted  bool                      // guarded by mu; a page wants links
 
 	totals counted   // Run's: the counters at the last sample
 	at     time.Time // Run's: and when that was
@@ -73,6 +76,8 @@ func (w *Watch) Run(ctx context.Context) error {
 	defer samples.Stop()
 	defer looks.Stop()
 	looks.Stop()
+	links := newLinkAsker(w.p)
+	defer links.work.Wait()
 	w.sample()
 	for {
 		select {
@@ -81,12 +86,23 @@ func (w *Watch) Run(ctx context.Context) error {
 		case <-samples.C:
 			w.sample()
 		case <-w.wake:
-			looks.Reset(lookEvery)
-			w.look()
+			reading := w.look()
+			if reading {
+				looks.Reset(lookEvery)
+			}
+			if w.takeWanted() || reading {
+				links.ask(ctx)
+			}
 		case <-looks.C:
 			if !w.look() {
 				looks.Stop()
+				break
 			}
+			links.ask(ctx)
+		case m := <-links.heard:
+			links.asking = false
+			w.noteLinks(m)
+			w.look()
 		}
 	}
 }
@@ -200,6 +216,7 @@ type sight struct {
 	nodes   NodesEvent
 	logs    map[overlay.LogID]LogEvent
 	drain   DrainEvent
+	links   LinksEvent // zero until pillars were asked
 }
 
 func (w *Watch) sight() *sight {
@@ -208,6 +225,11 @@ func (w *Watch) sight() *sight {
 		sync: SyncEvent{Converged: st.Converged, Diverged: st.Diverged, Records: st.Records, Missing: sy.Missing,
 			Backlog: sy.Backlog, PausedBy: sy.Paused},
 		nodes: NodesEvent{st.NodesConnected}, drain: DrainEvent{st.Draining}}
+	w.mu.Lock()
+	if w.links != nil {
+		s.links = w.links.event
+	}
+	w.mu.Unlock()
 	for i := range sy.Peers {
 		s.sync.Rounds += sy.Peers[i].Totals.Rounds
 	}
@@ -264,6 +286,9 @@ func (s *sight) since(before *sight) string {
 	if fresh || s.drain != before.drain {
 		add("drain", s.drain)
 	}
+	if s.links != before.links {
+		add("links", s.links)
+	}
 	return events.String()
 }
 
@@ -271,15 +296,20 @@ func (s *sight) since(before *sight) string {
 // there are any.
 func (w *Watch) look() bool {
 	w.mu.Lock()
-	reading := len(w.streams) > 0
+	reading, fresh := len(w.streams) > 0, false
+	for s := range w.streams {
+		fresh = fresh || !s.begun
+	}
 	w.mu.Unlock()
 	if !reading {
 		w.seen = nil
 		return false
 	}
 	now := w.sight()
-	whole := now.since(nil)
-	changed := whole
+	changed, whole := "", ""
+	if fresh {
+		whole = now.since(nil)
+	}
 	if w.seen != nil {
 		changed = now.since(w.seen)
 	}
@@ -287,9 +317,10 @@ func (w *Watch) look() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for s := range w.streams {
-		if s.begun {
+		switch {
+		case s.begun:
 			w.tell(s, changed)
-		} else {
+		case fresh: // one that came meanwhile has Run look again
 			s.begun = true
 			w.tell(s, whole)
 		}
@@ -325,11 +356,16 @@ func (w *Watch) join() (*watchStream, error) {
 	s := &watchStream{events: make(chan string, streamQueue)}
 	w.streams[s] = struct{}{}
 	w.mu.Unlock()
+	w.rouse()
+	return s, nil
+}
+
+// rouse has Run look soon.
+func (w *Watch) rouse() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
-	return s, nil
 }
 
 func (w *Watch) part(s *watchStream) {

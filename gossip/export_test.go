@@ -37,23 +37,38 @@ func SetMaxQueuedOf(n int) (undo func()) {
 	return func() { maxQueuedOf = old }
 }
 
-// SaveHeads puts heads of a log on a disk as a run of a Mesh leaves them there.
+// SaveHeads puts heads of a log on a disk as a Mesh leaves them there.
 func SaveHeads(notes Notes, log overlay.LogID, kept []*overlay.Head, ends ...*overlay.Head) error {
 	m := &Mesh{cfg: Config{Notes: notes}}
-	leads := func(heads []*overlay.Head) (leads []*lead) {
-		for _, h := range heads {
-			leads = append(leads, headLead(log, h))
+	save := func(key string, heads []*overlay.Head) error {
+		note, err := m.encodeHeads(withHeads(log, nil, heads))
+		if err != nil {
+			return err
 		}
-		return leads
+		return notes.SaveNote(context.Background(), key, note)
 	}
-	all := leads(kept)
-	for chunk := 0; chunk*headsPerNote < len(all); chunk++ {
-		if err := m.saveHeads(context.Background(), headsKey(log, chunk), all[chunk*headsPerNote:min(len(all), (chunk+1)*headsPerNote)]); err != nil {
+	for chunk := 0; chunk*headsPerNote < len(kept); chunk++ {
+		if err := save(headsKey(log, chunk), kept[chunk*headsPerNote:min(len(kept), (chunk+1)*headsPerNote)]); err != nil {
 			return err
 		}
 	}
-	return m.saveHeads(context.Background(), endsKey(log), leads(ends))
+	return save(noteKey(endsPrefix, log), ends)
 }
+
+// KeptHeads is where a log's heads stand that its history is served with.
+func (m *Mesh) KeptHeads(log overlay.LogID) (at []uint64) {
+	m.logs.mu.Lock()
+	defer m.logs.mu.Unlock()
+	if h := m.logs.held[log]; h != nil {
+		for _, l := range h.heads.kept {
+			at = append(at, l.pos.Seq)
+		}
+	}
+	return at
+}
+
+// HeadEvery is how many entries lie between two of them.
+const HeadEvery = headEvery
 
 // DeafMembers makes a Mesh's memberlist hear nothing, or hear again.
 func (m *Mesh) DeafMembers() (undo func()) {

@@ -302,7 +302,7 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (state ove
 	}
 	held, _ := m.logs.state(f.log)
 	fresh := spans{{run.From, run.last}}.minus(heldSpans(&held)).count()
-	run.Notes = func() ([]overlay.Value, error) { return m.endsNote(f.log, run) }
+	run.Notes = func() ([]overlay.Value, error) { return m.runNotes(f.log, run) }
 	defer m.logs.settled(f.log, run)
 	state, err = m.cfg.Replica.Apply(ctx, *run.LogRun)
 	switch {
@@ -316,12 +316,6 @@ func (f *follow) store(ctx context.Context, run *taken, history bool) (state ove
 	}
 	f.top.Store(state.Top().Seq)
 	m.logs.keepHeads(f.log, run.reached)
-	if slices.ContainsFunc(run.reached, func(r reachedHead) bool { return r.gone > 0 }) {
-		// Without the head that vouches for it a gone run cannot be passed on.
-		if err := m.storeHeads(ctx, f.log); err != nil {
-			return state, applyError{err}
-		}
-	}
 	m.met.entriesNew.Add(float64(fresh))
 	f.brought.Add(fresh)
 	if history {

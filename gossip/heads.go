@@ -29,11 +29,16 @@ func headLead(log overlay.LogID, h *overlay.Head) *lead {
 // over reports whether the head says that every entry up to seq has expired by
 // now.
 func (l *lead) over(seq, now uint64) bool {
-	h := l.known()
-	if h == nil {
-		h = &overlay.Head{Seq: l.pos.Seq, BaseSeq: l.base.Seq, Dies: l.dies}
-	}
+	h := overlay.Head{Seq: l.pos.Seq, BaseSeq: l.baseSeq(), Dies: l.dies}
 	return l.pos.Seq >= seq && h.Over(seq, now)
+}
+
+// baseSeq is up to where the head says that everything is gone.
+func (l *lead) baseSeq() uint64 {
+	if h := l.known(); h != nil {
+		return h.BaseSeq
+	}
+	return l.base.Seq
 }
 
 // get returns the head, signed by sign if there is none yet; nil if it cannot
@@ -62,54 +67,77 @@ type reachedHead struct {
 }
 
 // heads are the signed heads of one log: those kept for serving history, one in
-// headEvery entries or headBytes bytes, and those where the prefix or an island
-// begins or ends. The latter are what a fork is proven with.
+// headEvery entries or headBytes bytes, those where the prefix or an island begins
+// or ends, which are what a fork is proven with, and those that vouch for what is
+// gone.
+//
+// The disk has each of them since the commit that made it needed: kept ones in a
+// note of those that are fresh, and from there in large ones a few seconds later.
 type heads struct {
-	kept   []*lead // ascending
-	stored int     // how many of kept the disk has, unchanged
-	ends   []*lead // ascending; at the ends of what is held now
-	unsaid bool    // ends or cover changed since they were stored
-	// cover says of the gone entries up to coverTo that they have expired. It may be
-	// past what is held, so nothing else is proven by it.
-	cover   *lead
-	coverTo uint64
-	rev     uint64 // counts changes of both
+	kept    []*lead // ascending
+	stored  int     // how many of kept are in the large notes, unchanged
+	writing int     // what stored is when that is written which is being written
+	fresh   []*lead // of kept, those that are in none of the large notes
+	ends    []*lead // ascending; at the ends of what is held now
+	unsaid  bool    // ends changed since they were stored
+	covers  covers
+}
+
+// storedHeads is what the disk has of a log's heads.
+type storedHeads struct {
+	kept, fresh, ends []*overlay.Head
+	covers            []cover
 }
 
 // load takes what the disk has.
-func (h *heads) load(s *overlay.LogState, kept, ends []*overlay.Head) {
-	for _, head := range kept {
+func (h *heads) load(s *overlay.LogState, disk *storedHeads, now uint64) {
+	for _, head := range disk.kept {
 		h.kept = append(h.kept, headLead(s.Log, head))
 	}
 	h.stored = len(h.kept)
-	for _, head := range ends {
-		if l := headLead(s.Log, head); !h.note(l, s) {
-			h.vouch(l, head.BaseSeq)
+	for _, head := range disk.fresh {
+		h.insert(headLead(s.Log, head))
+	}
+	h.covers.list = disk.covers
+	for _, head := range disk.ends {
+		// Once covers stood among the ends.
+		if l := headLead(s.Log, head); !h.note(l, s) && l.over(l.pos.Seq, now) {
+			h.covers.vouch(l, l.pos.Seq, false)
+		} else if head.BaseSeq > 0 {
+			h.covers.vouch(l, head.BaseSeq, false)
 		}
 	}
 	h.unsaid = false
 }
 
 // dirty reports whether something is to be stored.
-func (h *heads) dirty() bool { return h.stored < len(h.kept) || h.unsaid }
+func (h *heads) dirty() bool {
+	return h.stored < len(h.kept) || len(h.fresh) > 0 || h.unsaid || h.covers.unsaid
+}
 
 // keep adds l unless one is kept close by; forced if much came since the last.
 // Heads are kept at the first place past each multiple of headEvery, so that
 // most holders keep the same, and none lacks one for twice as many entries and a
 // commit. It reports whether l was added.
-func (h *heads) keep(l *lead, forced bool) bool {
+func (h *heads) keep(l *lead, forced bool) bool { return h.lacks(l.pos.Seq, forced) && h.insert(l) }
+
+// lacks reports whether a head at seq would be kept.
+func (h *heads) lacks(seq uint64, forced bool) bool {
+	i, found := slices.BinarySearchFunc(h.kept, seq, markOrder)
+	bucket := seq / headEvery
+	return !found && (forced || bucket > 0 && (i == 0 || h.kept[i-1].pos.Seq/headEvery != bucket) &&
+		(i == len(h.kept) || h.kept[i].pos.Seq/headEvery != bucket))
+}
+
+// insert adds l to those kept, if none is kept there.
+func (h *heads) insert(l *lead) bool {
 	i, found := slices.BinarySearchFunc(h.kept, l.pos.Seq, markOrder)
 	if found {
 		return false
 	}
-	bucket := l.pos.Seq / headEvery
-	if !forced && (bucket == 0 || i > 0 && h.kept[i-1].pos.Seq/headEvery == bucket ||
-		i < len(h.kept) && h.kept[i].pos.Seq/headEvery == bucket) {
-		return false
-	}
 	h.kept = slices.Insert(h.kept, i, l)
-	h.stored = min(h.stored, i)
-	h.rev++
+	h.stored, h.writing = min(h.stored, i), min(h.writing, i)
+	h.fresh = append(h.fresh, l)
 	return true
 }
 
@@ -122,30 +150,20 @@ func (h *heads) note(l *lead, s *overlay.LogState) bool {
 	if i, found := slices.BinarySearchFunc(h.ends, l.pos.Seq, markOrder); !found {
 		h.ends = slices.Insert(h.ends, i, l)
 		h.unsaid = true
-		h.rev++
 	}
 	return true
 }
 
-// vouch remembers l for gone entries up to seq.
-func (h *heads) vouch(l *lead, seq uint64) {
-	if h.cover == nil || seq > h.coverTo {
-		h.cover, h.coverTo = l, seq
-		h.unsaid = true
-		h.rev++
-	}
-}
-
-// over is the last entry up to which heads say that everything has expired by
-// now.
-func (h *heads) over(now uint64) (seq uint64) {
+// over is the last entry up to which covers on disk say that everything has expired
+// by now. What others say is one of them from now on, so that they will.
+func (h *heads) over(now uint64) uint64 {
 	for _, list := range [][]*lead{h.kept, h.ends} {
 		i := sort.Search(len(list), func(i int) bool { return list[i].dies > now }) // dies grows with a log
 		if i > 0 {
-			seq = max(seq, list[i-1].pos.Seq)
+			h.covers.vouch(list[i-1], list[i-1].pos.Seq, false)
 		}
 	}
-	return max(seq, h.coverTo)
+	return h.covers.over(now)
 }
 
 // settle forgets ends at which nothing ends any more, and notes the newest head.
@@ -157,10 +175,7 @@ func (h *heads) settle(s *overlay.LogState) {
 	h.ends = slices.DeleteFunc(h.ends, func(l *lead) bool {
 		return !isEnd(s, overlay.Mark{Seq: l.pos.Seq, Hash: l.pos.Hash})
 	})
-	if len(h.ends) < was {
-		h.unsaid = true
-		h.rev++
-	}
+	h.unsaid = h.unsaid || len(h.ends) < was
 }
 
 func isEnd(s *overlay.LogState, m overlay.Mark) bool {

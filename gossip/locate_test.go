@@ -293,57 +293,61 @@ func realNode(t *testing.T, net *memnet.Network, at *memnet.Host, notAt ...*memn
 // three that gossip. The contact learns where the device is; a stranger learns
 // nothing, after as long a time.
 func TestLocateThroughRealPillars(t *testing.T) {
-	net, network, _, hosts := realTrio(t)
-	bob, _ := realNode(t, net, hosts[2], hosts[0], hosts[1])
-	friend, stranger := replicatest.NewAuthor(t, network.ID(), time.Now), replicatest.NewAuthor(t, network.ID(), time.Now)
-	if err := bob.AddContact("friend", friend.Account()); err != nil {
-		t.Fatal(err)
-	}
-	session := func(a *replicatest.Author) *replicatest.Node {
-		host := net.Host(a.Peer(), "-")
-		t.Cleanup(func() { host.Shutdown() })
-		return a.Register(t, host, hosts[0].Self(), hosts[0].Addrs())
-	}
-	at := []identity.PillarID{identity.PillarID(hosts[2].Self())}
-	list := session(friend).Locate(friend.Question(bob.Account()))
-	if len(list) != 1 || list[0].Device != bob.Device() || !slices.Equal(list[0].Pillars, at) {
-		t.Fatalf("the contact found %+v", list)
-	}
-	if err := list[0].Verify(network.ID(), friend.Device(), uint64(time.Now().UnixMilli())); err != nil {
-		t.Error(err)
-	}
-	if list := session(stranger).Locate(stranger.Question(bob.Account())); len(list) != 0 {
-		t.Errorf("a stranger found %+v", list)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		net, network, _, hosts := realTrio(t)
+		bob, _ := realNode(t, net, hosts[2], hosts[0], hosts[1])
+		friend, stranger := replicatest.NewAuthor(t, network.ID(), time.Now), replicatest.NewAuthor(t, network.ID(), time.Now)
+		if err := bob.AddContact("friend", friend.Account()); err != nil {
+			t.Fatal(err)
+		}
+		session := func(a *replicatest.Author) *replicatest.Node {
+			host := net.Host(a.Peer(), "-")
+			t.Cleanup(func() { host.Shutdown() })
+			return a.Register(t, host, hosts[0].Self(), hosts[0].Addrs())
+		}
+		at := []identity.PillarID{identity.PillarID(hosts[2].Self())}
+		list := session(friend).Locate(friend.Question(bob.Account()))
+		if len(list) != 1 || list[0].Device != bob.Device() || !slices.Equal(list[0].Pillars, at) {
+			t.Fatalf("the contact found %+v", list)
+		}
+		if err := list[0].Verify(network.ID(), friend.Device(), uint64(time.Now().UnixMilli())); err != nil {
+			t.Error(err)
+		}
+		if list := session(stranger).Locate(stranger.Question(bob.Account())); len(list) != 0 {
+			t.Errorf("a stranger found %+v", list)
+		}
+	})
 }
 
 // TestDirectThroughRealPillars: a message that no pillar is given goes from node
 // to node, which are at different pillars.
 func TestDirectThroughRealPillars(t *testing.T) {
-	net, _, _, hosts := realTrio(t)
-	alice, aliceHost := realNode(t, net, hosts[0], hosts[1], hosts[2])
-	bob, bobHost := realNode(t, net, hosts[2], hosts[0], hosts[1])
-	net.Heal(aliceHost.Self(), hosts[2].Self()) // the circuit goes through bob's pillar
-	if err := bob.AddContact("alice", alice.Account()); err != nil {
-		t.Fatal(err)
-	}
-	m, err := alice.Send(t.Context(), overlay.Outgoing{To: []identity.AccountID{bob.Account()}, Type: overlay.BodyText, Body: []byte("hello")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if m, err = alice.Wait(ctx, m.Handle, overlay.StateDelivered); err != nil || m.State != overlay.StateDelivered {
-		t.Fatalf("%+v: %v", m, err)
-	}
-	list, err := bob.Inbox(0, 0, false)
-	if err != nil || len(list) != 1 {
-		t.Fatalf("%+v: %v", list, err)
-	}
-	if p := list[0].Path; p != overlay.PathRelayed && p != overlay.PathDirect {
-		t.Errorf("it came by way of %q", p)
-	}
-	if info, ok := bobHost.Info(aliceHost.Self()); !ok {
-		t.Errorf("not connected: %+v", info)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		net, _, _, hosts := realTrio(t)
+		alice, aliceHost := realNode(t, net, hosts[0], hosts[1], hosts[2])
+		bob, bobHost := realNode(t, net, hosts[2], hosts[0], hosts[1])
+		net.Heal(aliceHost.Self(), hosts[2].Self()) // the circuit goes through bob's pillar
+		if err := bob.AddContact("alice", alice.Account()); err != nil {
+			t.Fatal(err)
+		}
+		m, err := alice.Send(t.Context(), overlay.Outgoing{To: []identity.AccountID{bob.Account()}, Type: overlay.BodyText, Body: []byte("hello")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if m, err = alice.Wait(ctx, m.Handle, overlay.StateDelivered); err != nil || m.State != overlay.StateDelivered {
+			t.Fatalf("%+v: %v", m, err)
+		}
+		list, err := bob.Inbox(0, 0, false)
+		if err != nil || len(list) != 1 {
+			t.Fatalf("%+v: %v", list, err)
+		}
+		if p := list[0].Path; p != overlay.PathRelayed && p != overlay.PathDirect {
+			t.Errorf("it came by way of %q", p)
+		}
+		if info, ok := bobHost.Info(aliceHost.Self()); !ok {
+			t.Errorf("not connected: %+v", info)
+		}
+	})
 }

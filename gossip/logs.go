@@ -22,17 +22,19 @@ const maxBuried = overlay.MaxVector
 type logs struct {
 	self identity.PillarID
 	sign func(*lead) *overlay.Head
+	full chan struct{} // capacity 1; of heads that are to be stored
 
 	mu      sync.Mutex
-	held    map[overlay.LogID]*heldLog                   // guarded by mu
-	version uint64                                       // guarded by mu; counts changes of what is told
-	rewrote uint64                                       // guarded by mu; version at which a log was last lowered
-	own     overlay.LogID                                // guarded by mu; this run's own log, zero before its first entry
-	bytes   int                                          // guarded by mu; of all tails
-	dead    map[overlay.LogID]struct{}                   // guarded by mu; forked: never told, served or followed
-	buried  map[overlay.LogID]burial                     // guarded by mu; logs that were told and are held no more
-	litter  map[overlay.LogID]int                        // guarded by mu; logs held no more, and how many heads of them are on disk
-	coming  map[overlay.LogID]map[*taken][]*overlay.Head // guarded by mu; ends of runs that are being stored, see endsWith
+	held    map[overlay.LogID]*heldLog              // guarded by mu
+	version uint64                                  // guarded by mu; counts changes of what is told
+	rewrote uint64                                  // guarded by mu; version at which a log was last lowered
+	own     overlay.LogID                           // guarded by mu; this run's own log, zero before its first entry
+	bytes   int                                     // guarded by mu; of all tails
+	dead    map[overlay.LogID]struct{}              // guarded by mu; forked: never told, served or followed
+	buried  map[overlay.LogID]burial                // guarded by mu; logs that were told and are held no more
+	litter  map[overlay.LogID]int                   // guarded by mu; logs held no more, and how many heads of them are on disk
+	coming  map[overlay.LogID]map[*taken]*additions // guarded by mu; heads of runs that are being stored
+	due     *lead                                   // guarded by mu; to be kept of the own log, by the commit that is being made
 }
 
 // burial is when a log stopped being held.
@@ -58,18 +60,17 @@ type heldLog struct {
 }
 
 func newLogs(self identity.PillarID, sign func(*lead) *overlay.Head) *logs {
-	return &logs{self: self, sign: sign, held: map[overlay.LogID]*heldLog{}, coming: map[overlay.LogID]map[*taken][]*overlay.Head{},
+	return &logs{self: self, sign: sign, full: make(chan struct{}, 1), held: map[overlay.LogID]*heldLog{}, coming: map[overlay.LogID]map[*taken]*additions{},
 		dead: map[overlay.LogID]struct{}{}, buried: map[overlay.LogID]burial{}, litter: map[overlay.LogID]int{}}
 }
 
-// load takes a log's state as the Replica keeps it, with the heads stored for
-// it, ascending.
-func (l *logs) load(s overlay.LogState, kept, ends []*overlay.Head) {
+// load takes a log's state as the Replica keeps it, with the heads stored for it.
+func (l *logs) load(s overlay.LogState, disk *storedHeads, now uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.get(s.Log)
 	h.state, h.base = s, s.Base
-	h.heads.load(&s, kept, ends)
+	h.heads.load(&s, disk, now)
 	l.version++
 	h.version = l.version
 }
@@ -96,7 +97,7 @@ func (l *logs) topLead(h *heldLog) *lead {
 	switch {
 	case top.Seq == 0:
 		h.newest = nil
-	case s.Head != nil && s.Head.Seq == top.Seq && s.Head.Hash == top.Hash:
+	case s.Head != nil && s.Head.Seq == top.Seq && s.Head.Hash == top.Hash && (s.Pillar != l.self || s.Head.BaseSeq >= h.base.Seq):
 		h.newest = headLead(s.Log, s.Head)
 	case s.Pillar == l.self:
 		h.newest = &lead{pos: overlay.Position{Log: s.Log, Seq: top.Seq, Hash: top.Hash}, dies: s.Dies, nonce: s.Nonce, base: h.base}
@@ -170,6 +171,9 @@ func (l *logs) append(h *heldLog, c *overlay.LogCommit, now time.Time) {
 	if h.recent = append(h.recent, h.state.Top()); len(h.recent) >= 2*recentEnds {
 		h.recent = slices.Clone(h.recent[recentEnds:])
 	}
+	if d := l.due; d != nil && d.pos == (overlay.Position{Log: c.State.Log, Seq: top, Hash: h.state.Top().Hash}) {
+		h.newest = d // it is on the disk
+	}
 	end := l.topLead(h)
 	if end == nil || !whole {
 		l.bytes -= h.tail.bytes
@@ -178,79 +182,8 @@ func (l *logs) append(h *heldLog, c *overlay.LogCommit, now time.Time) {
 	}
 	s := &segment{from: c.From, entries: c.Entries, lead: end, at: now, bytes: size}
 	l.bytes += h.tail.push(s, min(tailBytes, max(tailBytes/8, tailsBytes/len(l.held))))
-	if h.since += size; h.state.Pillar == l.self && h.heads.keep(end, h.since >= headBytes) {
+	if h.since += size; h.state.Pillar == l.self && l.keep(&h.heads, end, h.since >= headBytes) {
 		h.since = 0
-	}
-}
-
-// keepHeads has the heads that runs of a followed log ended at kept for serving
-// them: all those at which something ends, and of the others enough to cut
-// history into handy runs.
-func (l *logs) keepHeads(log overlay.LogID, reached []reachedHead) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h := l.held[log]
-	if h == nil {
-		return
-	}
-	for _, r := range reached {
-		end := headLead(log, r.head)
-		if r.gone > 0 {
-			h.heads.vouch(end, r.gone)
-			continue
-		}
-		h.heads.note(end, &h.state)
-		h.heads.keep(end, r.spaced)
-	}
-}
-
-// endsWith returns the heads at the ends of a log as they are with run, ascending;
-// nil if it changes none but the newest head, which the log's state has. The
-// ends of runs that are being stored are among them: those may be durable before
-// keepHeads has them. The run counts as such a one until it is settled.
-func (l *logs) endsWith(log overlay.LogID, run *taken) (ends []*lead) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(run.reached) == 0 {
-		return nil
-	}
-	first, last := run.reached[0].head, run.reached[len(run.reached)-1].head
-	add := []*overlay.Head{last}
-	changes := false
-	if first.Seq < run.From {
-		add, changes = append(add, first), true // where it begins
-	}
-	if h := l.held[log]; h != nil {
-		ends = slices.Clone(h.heads.ends)
-		if newest := h.state.Head; newest != nil && (newest.Seq > last.Seq || newest.Seq+1 < run.From) {
-			add, changes = append(add, newest), true
-		}
-	}
-	for _, heads := range l.coming[log] {
-		add = append(add, heads...)
-	}
-	if l.coming[log] == nil {
-		l.coming[log] = map[*taken][]*overlay.Head{}
-	}
-	l.coming[log][run] = []*overlay.Head{first, last}
-	if !changes {
-		return nil
-	}
-	for _, head := range add {
-		if i, found := slices.BinarySearchFunc(ends, head.Seq, markOrder); !found {
-			ends = slices.Insert(ends, i, headLead(log, head))
-		}
-	}
-	return ends
-}
-
-// settled forgets a run that was being stored: keepHeads has its heads, or it was
-// not stored.
-func (l *logs) settled(log overlay.LogID, run *taken) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if delete(l.coming[log], run); len(l.coming[log]) == 0 {
-		delete(l.coming, log)
 	}
 }
 
@@ -396,34 +329,6 @@ func (l *logs) maintain(now time.Time) (dirty []overlay.LogID) {
 	return dirty
 }
 
-// headsOf returns what of a log's heads is to be stored: all that are kept, of
-// which the disk has the first stored, and the ends, nil if it has those; and
-// the revision of both.
-func (l *logs) headsOf(log overlay.LogID) (kept []*lead, stored int, ends []*lead, rev uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h := l.held[log]
-	if h == nil {
-		return nil, 0, nil, 0
-	}
-	if h.heads.unsaid {
-		ends = append([]*lead{}, h.heads.ends...)
-		if h.heads.cover != nil {
-			ends = append(ends, h.heads.cover)
-		}
-	}
-	return slices.Clone(h.heads.kept), h.heads.stored, ends, h.heads.rev
-}
-
-// headsStored notes that the disk has all heads of a log as of a revision.
-func (l *logs) headsStored(log overlay.LogID, rev uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if h := l.held[log]; h != nil && h.heads.rev == rev {
-		h.heads.stored, h.heads.unsaid = len(h.heads.kept), false
-	}
-}
-
 // forget drops a log that is held no more and ends its followers.
 func (l *logs) forget(log overlay.LogID) {
 	l.mu.Lock()
@@ -444,7 +349,7 @@ func (l *logs) forget(log overlay.LogID) {
 	if len(l.buried) < maxBuried {
 		l.buried[log] = burial{l.version, time.Now()}
 	}
-	l.litter[log] = h.heads.stored
+	l.litter[log] = len(h.heads.kept)
 }
 
 // takeLitter returns the logs whose heads are to be removed from disk, with how

@@ -487,7 +487,11 @@ func TestGoneByHeadsThatDied(t *testing.T) {
 		until(t, 30*time.Second, "the log", func() bool { return b.held(end.Log).Position == end })
 		a.stop()
 		time.Sleep(3 * time.Hour)
-		over := b.mesh.Over(end.Log, uint64(time.Now().Add(-time.Hour).UnixMilli()))
+		var over uint64
+		until(t, 20*time.Second, "heads on the disk that say so", func() bool {
+			over = b.mesh.Over(end.Log, uint64(time.Now().Add(-time.Hour).UnixMilli()))
+			return over > 0
+		})
 		if over < 1024 || over > 1200 {
 			t.Fatalf("over up to %d, of 1200 that died before one that lives", over)
 		}

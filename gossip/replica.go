@@ -84,4 +84,8 @@ type Notes interface {
 	LoadNote(key string) ([]byte, error)
 	// SaveNote returns when the value is durable; nil data deletes it.
 	SaveNote(ctx context.Context, key string, data []byte) error
+	// SaveNotes saves what notes returns, all or nothing. It is called in the order
+	// of commits, as overlay.LogRun.Notes is, so that of what both write the newer
+	// stays; not at all if the Replica is ending. It must not block.
+	SaveNotes(ctx context.Context, notes func() ([]overlay.Value, error)) error
 }

@@ -85,7 +85,10 @@ func (l *logs) cover(log overlay.LogID, seq, now uint64) *lead {
 	if h == nil {
 		return nil
 	}
-	all := []*lead{h.heads.from(seq), l.topLead(h), h.heads.cover}
+	all := []*lead{h.heads.from(seq), l.topLead(h)}
+	for i := range h.heads.covers.list {
+		all = append(all, h.heads.covers.list[i].lead)
+	}
 	if h.state.Head != nil {
 		all = append(all, headLead(log, h.state.Head))
 	}
@@ -105,11 +108,10 @@ func (m *Mesh) Over(log overlay.LogID, now uint64) uint64 {
 	if h == nil {
 		return 0
 	}
-	seq := h.heads.over(now)
-	if head := h.state.Head; head != nil {
-		seq = max(seq, head.BaseSeq)
+	if head := h.state.Head; head != nil && head.BaseSeq > 0 { // the next one's may be another
+		h.heads.covers.vouch(headLead(log, head), head.BaseSeq, false)
 	}
-	return seq
+	return h.heads.over(now)
 }
 
 // open returns the lead behind which a stream begins whose follower knows no

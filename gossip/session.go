@@ -185,7 +185,8 @@ func (s *session) greet() error {
 		return err
 	}
 	if busy, ok := msg.(*overlay.Busy); ok && busy.Err != nil {
-		return fmt.Errorf("refused by the pillar: %w", busy.Err)
+		skew, _ := s.m.clocks.skew(s.id)
+		return overlay.DoubtClock(fmt.Errorf("refused by the pillar: %w", busy.Err), skew)
 	}
 	hello, ok := msg.(*overlay.Hello)
 	if !ok {

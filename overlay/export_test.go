@@ -161,14 +161,18 @@ func (r *LaneRig) Flight() int { return len(r.s.flight) }
 func (r *LaneRig) Acked() uint64 { return r.l.acked }
 
 // Look bounds the look for messages that are about to expire: entries read at a
-// time, of one mailbox, and answers in a batch; 0 for what is real.
-type Look struct{ Entries, Mailbox, Batch int }
+// time, of one mailbox, and answers in a batch; 0 for what is real. Seek has it seek
+// mailboxes rather than scan them all; Hurry leaves out the rests.
+type Look struct {
+	Entries, Mailbox, Batch int
+	Seek, Hurry             bool
+}
 
 // LookForExpiring looks until a pass is over and returns how many looks it took.
 func LookForExpiring(ctx context.Context, p *Pillar, by Look) (looks int, err error) {
 	l := by.of(p)
 	l.done = true
-	for before := p.expiring.Load(); p.expiring.Load() == before; looks++ {
+	for ; looks == 0 || l.begun != 0; looks++ {
 		if err := l.look(ctx); err != nil {
 			return looks, err
 		}
@@ -189,6 +193,12 @@ func (by Look) of(p *Pillar) *expiringLook {
 	b := &l.bounds
 	if by.Entries > 0 {
 		b.look.entries, b.chunk.entries = by.Entries, max(1, by.Entries/2)
+	}
+	if by.Seek {
+		b.seek = 0
+	}
+	if by.Hurry {
+		b.rest = 0
 	}
 	b.batch, b.mailbox = cmp.Or(by.Batch, b.batch), cmp.Or(by.Mailbox, b.mailbox)
 	return l

@@ -28,9 +28,14 @@ type Mesh interface {
 	// Summaries returns the newest verified summary of every pillar, this one
 	// included.
 	Summaries() []Summary
-	// Over is the last entry of another pillar's log up to which signed heads that
-	// are kept say that everything has expired by now (Unix ms); 0 if none does.
+	// Over is the last entry of a log up to which signed heads that are on the disk,
+	// and stay there, say that everything has expired by now (Unix ms); 0 if none
+	// does. What others say is on the disk some seconds after it was asked for.
 	Over(log LogID, now uint64) uint64
+	// Notes returns notes of replication's own to be written in the commit that
+	// appends c to the own log; c.State is the log's after it. It is called in the
+	// order of commits, see LogRun.Notes, and must not block.
+	Notes(c *LogCommit) ([]Value, error)
 }
 
 // Locator asks the other pillars where an account's devices are. The real one is
@@ -139,6 +144,9 @@ func (NoMesh) Locate(*Locate, func(Presence)) (stop func()) { return func() {} }
 
 // Over implements Mesh: no heads are kept.
 func (NoMesh) Over(LogID, uint64) uint64 { return 0 }
+
+// Notes implements Mesh: nobody asks for a log's history.
+func (NoMesh) Notes(*LogCommit) ([]Value, error) { return nil, nil }
 
 // LogRun is a run of a followed log, for Replica.Apply in gossip.
 type LogRun struct {

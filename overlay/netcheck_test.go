@@ -50,7 +50,8 @@ func TestConclude(t *testing.T) {
 		{"only the web", unknown, unknown, "unknown", false, webOnly, overlay.PunchingUnlikely, "web ports"},
 		{"one pillar", unknown, unknown, "unknown", false, fine[:1], overlay.PunchingUnknown, ""},
 		{"one of two", cone, cone, "private", false, []overlay.NetcheckPillar{fine[0], tried("", "-quic", "-tcp")}, overlay.PunchingLikely, "only one pillar"},
-		{"nothing answers", unknown, unknown, "unknown", false, []overlay.NetcheckPillar{tried("", "-quic", "-tcp")}, overlay.PunchingUnknown, "no pillar answers"},
+		{"nothing answers", unknown, unknown, "unknown", false, []overlay.NetcheckPillar{tried("", "-quic", "-tcp")}, overlay.PunchingUnknown, "port 443 as WebSocket is needed"},
+		{"nothing answers, on web ports neither", unknown, unknown, "unknown", false, []overlay.NetcheckPillar{tried("", "-quic", "-ws")}, overlay.PunchingUnknown, "to the pillars' ports"},
 		{"no pillar", unknown, unknown, "unknown", false, nil, overlay.PunchingUnknown, "no pillar is known"},
 		{"no relay", cone, cone, "private", false, []overlay.NetcheckPillar{{Path: direct, Transports: fine[1].Transports}}, overlay.PunchingLikely, "holds a place"},
 	} {

@@ -61,7 +61,11 @@ func (c *Netcheck) Conclude(tcp NATBehaviour, punched bool) {
 	case len(c.Pillars) == 0:
 		warn("no pillar is known: join a network with obelisk pillar add LINK")
 	case len(t.ok) == 0 && connected == 0:
-		warn("no pillar answers: check that this machine is on the internet, and that its firewall lets out UDP and TCP to the pillars' ports")
+		text := "no pillar answers: check that this machine is on the internet, and that its firewall lets out UDP and TCP to the pillars' ports"
+		if !t.tried["ws"] {
+			text += "; where that is not yours to change, a pillar that listens on TCP port 443 as WebSocket is needed"
+		}
+		warn("%s", text)
 	case webOnly:
 		warn("this network lets out neither UDP nor TCP except to web ports, so everything goes through pillars: where that is yours to change, let out UDP and TCP to the pillars' ports (%s, %s)", t.text["quic"], t.text["tcp"])
 	case udpBlocked:

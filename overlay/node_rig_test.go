@@ -84,7 +84,7 @@ func (h *nodeHome) start(pillars []overlay.PillarAddr, opts ...nodeOption) *test
 			cancel()
 			select {
 			case result = <-done:
-			case <-time.After(10 * time.Second):
+			case <-time.After(patience):
 				result = errors.New("Run does not end")
 			}
 			host.Shutdown()
@@ -114,7 +114,7 @@ func (n *testNode) send(want overlay.State, text string, to ...identity.AccountI
 // wait waits for a state; another final one fails the test.
 func (n *testNode) wait(h overlay.Handle, want overlay.State) overlay.OutMessage {
 	n.home.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	m, err := n.Wait(ctx, h, want)
 	if err != nil {
@@ -131,7 +131,7 @@ func (n *testNode) wait(h overlay.Handle, want overlay.State) overlay.OutMessage
 // until waits for cond, which events of the node may change.
 func until(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {

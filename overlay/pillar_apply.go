@@ -37,8 +37,7 @@ type followedRun struct {
 	state   LogState // its Head may be nil
 	after   Mark     // what it begins behind
 	entries []runEntry
-	notes   func() ([]Value, error) // as in LogRun
-	result  LogState                // the committer's
+	result  LogState // the committer's
 }
 
 // runEntry is an entry of a run.
@@ -75,18 +74,6 @@ func (r *followedRun) hashAt(seq uint64) (Hash, bool) {
 	return Hash{}, false
 }
 
-// note returns the notes to be written with the run.
-func (r *followedRun) note() ([]Value, error) {
-	if r.notes == nil {
-		return nil, nil
-	}
-	notes, err := r.notes()
-	for i := 0; i < len(notes) && err == nil; i++ {
-		err = checkNote(notes[i].Key, notes[i].Data)
-	}
-	return notes, err
-}
-
 // begin is the last sequence before entry i.
 func (r *followedRun) begin(i int) uint64 {
 	if i == 0 {
@@ -119,7 +106,7 @@ func (p *Pillar) Apply(ctx context.Context, run LogRun) (LogState, error) {
 	for range 3 {
 		judged, err := p.judgeRun(&run)
 		if err == nil {
-			err = p.commit(ctx, commitJob{run: judged, done: make(chan error, 1)})
+			err = p.commit(ctx, commitJob{run: judged, notes: run.Notes, done: make(chan error, 1)})
 		}
 		if err == nil {
 			return judged.result, nil
@@ -152,7 +139,7 @@ func (p *Pillar) judgeRun(run *LogRun) (*followedRun, error) {
 	p.mu.Lock()
 	dropped := p.dropped
 	p.mu.Unlock()
-	out := &followedRun{state: run.State, notes: run.Notes, after: Mark{run.From - 1, run.Before}, entries: make([]runEntry, len(run.Entries))}
+	out := &followedRun{state: run.State, after: Mark{run.From - 1, run.Before}, entries: make([]runEntry, len(run.Entries))}
 	recs := make([]*Record, len(run.Entries))
 	errs := make([]error, len(run.Entries))
 	at := out.after.Seq

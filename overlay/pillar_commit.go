@@ -29,12 +29,13 @@ type commitJob struct {
 	arrivals []*Record
 	via      Via
 	values   []Value
-	fix      *recordFix // what a scrub found of records and boxes
-	logFix   *logFix    // and of a log
-	drop     []LogID    // logs to be forgotten
-	stray    bool       // only those of which there is no state
-	dead     uint64     // not zero: only if they are still dead at that time, Unix ms
-	lapse    uint64     // not zero: lacks that are expired at that time are none any more
+	notes    func() ([]Value, error) // of replication's own, see LogRun
+	fix      *recordFix              // what a scrub found of records and boxes
+	logFix   *logFix                 // and of a log
+	drop     []LogID                 // logs to be forgotten
+	stray    bool                    // only those of which there is no state
+	dead     uint64                  // not zero: only if they are still dead at that time, Unix ms
+	lapse    uint64                  // not zero: lacks that are expired at that time are none any more
 	// done, of capacity 1, gets the result. Without it the chunk is given back
 	// by the committer.
 	done chan error
@@ -207,10 +208,12 @@ func (c *committer) take() {
 		err = c.p.failure()
 	case job.chunk != nil:
 		err = c.takeChunk(job.chunk)
-	case job.run != nil:
-		if job.values, err = job.run.note(); err == nil {
+	case job.notes != nil:
+		if job.values, err = callNotes(job.notes); err == nil && job.run != nil {
 			err = c.takeRun(job.run)
 		}
+	case job.run != nil:
+		err = c.takeRun(job.run)
 	case job.arrivals != nil:
 		for _, rec := range job.arrivals {
 			c.arrive(&Arrival{ID: rec.ID, Created: rec.Created, Expires: rec.Expires, Raw: rec.Raw,
@@ -371,6 +374,11 @@ func (c *committer) write() {
 			entries[i] = LogEntry{Expires: c.own.Entries[i].Expires, ID: c.own.Entries[i].ID}
 		}
 		c.commit.Logs = append(c.commit.Logs, LogAppend{Log: p.ownLog, From: c.own.From, Entries: entries})
+		notes, err := callNotes(func() ([]Value, error) { return p.mesh.Notes(&c.own) })
+		if err != nil { // the log is served by who has it
+			p.log.Warn("notes of the own log", "err", err)
+		}
+		c.commit.Values = append(c.commit.Values, notes...)
 	}
 	for i := range c.jobs {
 		if run := c.jobs[i].run; run != nil && c.states[run.state.Log] != nil {

@@ -18,11 +18,11 @@ import (
 //
 // The look goes through the box entries of the expiry days in question, in passes,
 // some of a pass every few minutes, and on from where it stopped. What it finds it
-// gathers by author, and then walks through each author's mailbox once for the
-// receipts there:
+// gathers by author, and then looks for receipts in these authors' mailboxes:
 //
 //	gather messages of the days, until a batch is full or the days are over
-//	read   the mailbox of one author of the batch after the other
+//	seek   the mailboxes of the batch's authors, one after the other, or
+//	scan   all boxes, if there are so many authors that this is less work
 //	judge  the batch
 //
 // It has a budget for what it reads at a time, whatever the store holds and
@@ -34,12 +34,6 @@ const (
 	expiringWithin = 24 * time.Hour
 	// lookEvery is the time from one look to the next.
 	lookEvery = 2 * time.Minute
-	// lookRest is how often the time that a chunk took a look rests after it: it
-	// has a tenth of a core at most while it goes on.
-	lookRest = 9
-	// lookKeys is what it takes off the budget to see whether an author still has
-	// devices.
-	lookKeys = 64
 )
 
 // lookBounds are what looks keep to.
@@ -47,12 +41,17 @@ type lookBounds struct {
 	look    readBudget // of one look
 	chunk   readBudget // in one view
 	batch   int        // answers that are waited for, in memory
-	mailbox int        // entries of one author's mailbox, for a batch: of whose is larger nothing is said
+	mailbox int        // entries sought in one author's mailbox, for a batch: of whose is larger nothing is said
+	seek    uint64     // as how many entries of a scan seeking one mailbox on one day counts
 	told    int        // recipients that are told apart
+	// rest is how often the time that a chunk took a look rests after it, so that it
+	// has a tenth of a core at most while it goes on.
+	rest time.Duration
 }
 
 func newLookBounds() lookBounds {
-	return lookBounds{look: readBudget{1 << 17, 128 << 20}, chunk: readBudget{4096, 4 << 20}, batch: 1 << 15, mailbox: 1 << 18, told: 1 << 14}
+	return lookBounds{look: readBudget{1 << 18, 256 << 20}, chunk: readBudget{4096, 4 << 20}, batch: 1 << 16, mailbox: 1 << 18,
+		seek: seekCost, told: 1 << 14, rest: 9}
 }
 
 // Expiring is what the pillar knows of messages that are about to expire
@@ -82,12 +81,7 @@ type expiringLook struct {
 	days  []Day  // of messages that are still to be gone through
 	at    Place  // in the first of them: gone through up to here
 
-	// The batch.
-	messages []expiringMessage
-	waits    int // answers that are waited for
-	authors  map[identity.AccountID]*expiringAuthor
-	queue    []*expiringAuthor // whose mailboxes are still to be read
-	mailDays []Day             // of the mailboxes; nil while messages are gathered
+	expiringBatch
 
 	// What the pass has found.
 	found    int
@@ -95,6 +89,20 @@ type expiringLook struct {
 	partial  bool
 
 	to [][]byte // for taking records apart
+}
+
+// expiringBatch is what is judged at a time.
+type expiringBatch struct {
+	messages []expiringMessage
+	waits    int // answers that are waited for
+	authors  map[identity.AccountID]*expiringAuthor
+	queue    []*expiringAuthor // whose mailboxes are still to be sought
+	open     int               // authors that have open answers
+	mailDays []Day             // of the mailboxes; nil while messages are gathered
+	// Of a scan:
+	boxes   map[BoxID]*expiringAuthor // nil: mailboxes are sought
+	scanned []Day                     // what is left of mailDays
+	scanAt  Place                     // in the first of them: gone through up to here
 }
 
 // expiringMessage is a message of the batch.
@@ -109,11 +117,11 @@ type expiringAuthor struct {
 	id      identity.AccountID
 	answers map[identity.AccountID]*expiringAnswer
 	open    int // answers that are older than the newest message they may confirm
-	// Up to where the mailbox was read: in mailDays[day], after a local position.
+	// Up to where the mailbox was sought: in mailDays[day], after a local position.
 	day   int
 	after uint64
 	read  int  // entries
-	skip  bool // nothing can be said of its messages
+	skip  bool // nothing is said of its messages
 }
 
 // expiringAnswer is what one account wrote to one author.
@@ -161,7 +169,7 @@ func (l *expiringLook) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !sleep(ctx, lookRest*time.Since(begun)) {
+		if !sleep(ctx, l.bounds.rest*time.Since(begun)) {
 			return ctx.Err()
 		}
 		if over {
@@ -193,8 +201,13 @@ func (l *expiringLook) step(view View, budget *readBudget) (over bool, err error
 		l.begun, l.accounts = now, map[identity.AccountID]struct{}{}
 		l.days = []Day{DayOf(now), DayOf(now + uint64(expiringWithin.Milliseconds()))}
 		return false, nil
+	case l.mailDays != nil && l.open > 0 && l.boxes != nil && len(l.scanned) > 0:
+		return false, l.scan(view, budget)
+	case l.mailDays != nil && l.open > 0 && l.boxes == nil && len(l.queue) > 0:
+		return false, l.seek(view, budget)
 	case l.mailDays != nil:
-		return false, l.read(view, budget)
+		l.judge()
+		return false, nil
 	case l.waits >= l.bounds.batch, len(l.days) == 0 && l.waits > 0:
 		return false, l.turn(view)
 	case len(l.days) > 0:
@@ -253,6 +266,7 @@ func (l *expiringLook) take(e *BoxEntry) {
 		if x == nil {
 			x = &expiringAnswer{account: identity.AccountID(to)}
 			a.answers[x.account] = x
+			l.open += btoi(a.open == 0)
 			a.open++
 		}
 		x.newest = max(x.newest, e.Created)
@@ -262,8 +276,8 @@ func (l *expiringLook) take(e *BoxEntry) {
 	l.waits += len(m.waits)
 }
 
-// turn ends the gathering: mailboxes are read next, of all expiry days that are
-// still there. What receipts outlive their messages by has them, as a rule, on
+// turn ends the gathering: receipts are looked for next, on all expiry days that
+// are still there. What receipts outlive their messages by has them, as a rule, on
 // later days than those; what has expired lately counts too.
 func (l *expiringLook) turn(view View) error {
 	days, err := view.Parts().Days()
@@ -275,57 +289,78 @@ func (l *expiringLook) turn(view View) error {
 		return cmp.Or(cmp.Compare(btoi(a <= today), btoi(b <= today)), cmp.Compare(a, b))
 	})
 	l.mailDays = append([]Day{}, days...)
+	if uint64(len(l.queue)*len(days))*l.bounds.seek >= l.p.cfg.Store.Stats().Records {
+		l.boxes, l.scanned = make(map[BoxID]*expiringAuthor, len(l.queue)), l.mailDays
+		for _, a := range l.queue {
+			l.boxes[Mailbox(a.id)] = a
+		}
+	}
 	return nil
 }
 
-// read goes on with the mailbox of the first author in the queue.
-func (l *expiringLook) read(view View, budget *readBudget) error {
-	if len(l.queue) == 0 {
-		l.judge()
-		return nil
-	}
-	a := l.queue[0]
-	if a.open > 0 && a.day < len(l.mailDays) && a.read < l.bounds.mailbox {
-		before := budget.entries
-		reached, err := eachReceipt(view.Parts(), l.mailDays[a.day], Mailbox(a.id), a.after, budget, func(f *storedFields, e *BoxEntry) bool {
-			a.note(f, e)
-			return a.open > 0
-		})
-		if err != nil {
-			return fmt.Errorf("read receipts: %w", err)
+// scan goes on through all boxes of a day.
+func (l *expiringLook) scan(view View, budget *readBudget) error {
+	stopped := false
+	a := l.boxes[l.scanAt.Box]
+	err := view.Parts().Places(l.scanned[0], l.scanAt, func(at Place, e BoxEntry) bool {
+		if at.Box != l.scanAt.Box {
+			a = l.boxes[at.Box]
 		}
-		a.read += before - budget.entries
-		if a.after = reached; reached == math.MaxUint64 {
-			a.day, a.after = a.day+1, 0
+		l.scanAt = at
+		more := budget.spend(&e)
+		if a != nil && len(e.Raw) > 0 {
+			if f, err := readStored(e.Raw, ""); err == nil && f.kind == KindReceipt {
+				l.note(a, &f, &e)
+			}
 		}
-		return nil
-	}
-	l.queue = l.queue[1:]
-	if a.open == 0 {
-		return nil
-	}
-	if a.day < len(l.mailDays) {
-		a.skip, l.partial = true, true
-		return nil
-	}
-	// To an account without devices nothing can be sealed: nobody can answer it.
-	budget.entries -= lookKeys
-	info, err := l.p.newestAccount(a.id)
+		stopped = !more || l.open == 0
+		return !stopped
+	})
 	if err != nil {
-		return fmt.Errorf("read account: %w", err)
+		return fmt.Errorf("read receipts: %w", err)
 	}
-	a.skip = info != nil && !slices.ContainsFunc(info.Devices, func(d DeviceSerial) bool { return info.Has(d.Device, d.Serial) })
+	if !stopped {
+		l.scanned, l.scanAt = l.scanned[1:], Place{}
+	}
 	return nil
 }
 
-// note takes a receipt to the author into account.
-func (a *expiringAuthor) note(f *storedFields, e *BoxEntry) {
+// seek goes on with the mailbox of the first author in the queue.
+func (l *expiringLook) seek(view View, budget *readBudget) error {
+	a := l.queue[0]
+	switch {
+	case a.open == 0 || a.day == len(l.mailDays):
+		l.queue = l.queue[1:]
+		return nil
+	case a.read >= l.bounds.mailbox:
+		a.skip, l.partial = true, true
+		l.queue = l.queue[1:]
+		return nil
+	}
+	before := budget.entries
+	reached, err := eachReceipt(view.Parts(), l.mailDays[a.day], Mailbox(a.id), a.after, budget, func(f *storedFields, e *BoxEntry) bool {
+		l.note(a, f, e)
+		return a.open > 0
+	})
+	if err != nil {
+		return fmt.Errorf("read receipts: %w", err)
+	}
+	a.read += before - budget.entries
+	if a.after = reached; reached == math.MaxUint64 {
+		a.day, a.after = a.day+1, 0
+	}
+	return nil
+}
+
+// note takes a receipt to an author into account.
+func (l *expiringLook) note(a *expiringAuthor, f *storedFields, e *BoxEntry) {
 	x := a.answers[identity.AccountID(f.author)]
 	if x == nil || e.Created <= x.receipt {
 		return
 	}
 	if !mayConfirm(x.receipt, x.newest) && mayConfirm(e.Created, x.newest) {
 		a.open--
+		l.open -= btoi(a.open == 0)
 	}
 	x.receipt = e.Created
 }
@@ -352,5 +387,5 @@ func (l *expiringLook) judge() {
 		}
 		l.found += btoi(missing)
 	}
-	l.messages, l.waits, l.authors, l.queue, l.mailDays = nil, 0, nil, nil, nil
+	l.expiringBatch = expiringBatch{}
 }

@@ -41,7 +41,7 @@ func (b *readBudget) left() bool { return b.entries > 0 && b.bytes > 0 }
 // seekCost as how many entries it counts to find the first.
 const (
 	placeBytes = 100
-	seekCost   = 8
+	seekCost   = 16
 )
 
 // eachReceipt calls fn for the receipts of one expiry day in a box, after a local

@@ -395,6 +395,23 @@ func (p *Pillar) SaveNote(ctx context.Context, key string, data []byte) error {
 	return p.commitValues(ctx, []Value{{Key: key, Data: data}})
 }
 
+// SaveNotes implements gossip.Notes.
+func (p *Pillar) SaveNotes(ctx context.Context, notes func() ([]Value, error)) error {
+	return p.commit(ctx, commitJob{notes: notes, done: make(chan error, 1)})
+}
+
+// callNotes returns what notes does, if all of it may be stored.
+func callNotes(notes func() ([]Value, error)) ([]Value, error) {
+	values, err := notes()
+	for i := 0; i < len(values) && err == nil; i++ {
+		err = checkNote(values[i].Key, values[i].Data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return values, nil
+}
+
 func checkNote(key string, data []byte) error {
 	if !strings.HasPrefix(key, notePrefix) {
 		return fmt.Errorf("note %q does not start with %s", key, notePrefix)

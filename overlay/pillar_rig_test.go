@@ -123,6 +123,10 @@ func (w *watchedStore) Commit(c *overlay.Commit) (overlay.Committed, error) {
 	return w.Memory.Commit(c)
 }
 
+// patience is what anything here may take, on however slow a machine: waits end
+// as soon as what they are for has happened.
+const patience = 2 * time.Minute
+
 type rigOption func(*overlay.PillarConfig)
 
 func newPillarRig(t testing.TB, mesh overlay.Mesh, opts ...rigOption) *pillarRig {
@@ -281,7 +285,7 @@ func (d *testDevice) open() *testClient {
 func (d *testDevice) openFrom(host *memnet.Host) *testClient {
 	t := d.rig.t
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := host.Connect(ctx, d.rig.host.Self(), d.rig.host.Addrs()); err != nil {
 		t.Fatal(err)
@@ -299,7 +303,7 @@ func (c *testClient) send(ms ...overlay.Message) {
 	for _, m := range ms {
 		b = overlay.AppendFrame(b, m)
 	}
-	c.stream.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	c.stream.SetWriteDeadline(time.Now().Add(patience))
 	if _, err := c.stream.Write(b); err != nil {
 		c.rig.t.Fatalf("write: %v", err)
 	}
@@ -308,7 +312,7 @@ func (c *testClient) send(ms ...overlay.Message) {
 // read returns the next message; roster pushes are passed over.
 func (c *testClient) read() (overlay.Message, error) {
 	for {
-		c.stream.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.stream.SetReadDeadline(time.Now().Add(patience))
 		m, err := c.frames.Next()
 		if _, roster := m.(*overlay.RosterMsg); !roster {
 			return m, err

@@ -63,7 +63,7 @@ func (t *Trouble) Failed(err error, at time.Time) {
 func (t *Trouble) Planned(next time.Time) {
 	t.NextTry = nil
 	if !next.IsZero() {
-		next = next.UTC()
+		next = next.UTC().Round(time.Millisecond) // two clocks take part
 		t.NextTry = &next
 	}
 }
@@ -161,7 +161,7 @@ type clockDoubt struct {
 	err  error
 }
 
-// DoubtClock marks err, why a pillar's Hello was not accepted, as a matter of
+// DoubtClock marks err, why a pillar did not accept another, as a matter of
 // clocks, if it may be one: skew is that pillar's clock, by its own word, minus
 // ours. The code of the error stays.
 func DoubtClock(err error, skew time.Duration) error {
@@ -179,10 +179,10 @@ func (e *clockDoubt) words() string {
 	if e.skew < 0 {
 		how = "ahead of"
 	}
-	return fmt.Sprintf("its admission is not in force by this machine's clock, which is %s %s that pillar's", e.skew.Abs().Round(time.Second), how)
+	return fmt.Sprintf("the clocks differ: this machine's is %s %s that pillar's, and an admission is in force by one only", e.skew.Abs().Round(time.Second), how)
 }
 
-// troubleOf's part for who was not reached.
+// trouble is troubleOf for who was not reached.
 func (e *DialError) trouble() Trouble {
 	t := Trouble{ErrorCode: CodeUnreachable}
 	for _, a := range e.Attempts[:min(len(e.Attempts), maxTroubleAddrs)] {

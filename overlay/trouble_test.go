@@ -61,7 +61,7 @@ func TestTroubleWords(t *testing.T) {
 		{refused(overlay.CodeNotAdmitted, "pillar 12D3: its admission is revoked"), overlay.CodeNotAdmitted, "not admitted: its admission is revoked"},
 		{refused("new\x1bcode", "a\r\ntext\x1b[2J"), `new\x1bcode`, `refused (new\x1bcode): a\x0d\x0atext\x1b[2J`},
 		{overlay.DoubtClock(refused(overlay.CodeNotAdmitted, "expired"), 90*time.Minute), overlay.CodeClockWrong,
-			"its admission is not in force by this machine's clock, which is 1h30m0s behind that pillar's"},
+			"the clocks differ: this machine's is 1h30m0s behind that pillar's, and an admission is in force by one only"},
 		{overlay.DoubtClock(refused(overlay.CodeNotAdmitted, "expired"), time.Second), overlay.CodeNotAdmitted, "not admitted: expired"},
 		{overlay.DoubtClock(refused(overlay.CodeWrongNetwork, "x"), time.Hour), overlay.CodeWrongNetwork, "it belongs to another network"},
 		{overlay.ErrProtocol, overlay.CodeNotAdmitted, "it is there and does not speak as a pillar does"},

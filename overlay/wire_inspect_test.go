@@ -10,11 +10,12 @@ import (
 )
 
 // inspectSamples are the messages with which operators ask.
-func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.PillarID, account identity.AccountID, refusal *overlay.Error) map[string]overlay.Message {
+func inspectSamples(ids []overlay.RecordID, dot overlay.Dot, pillar identity.PillarID, refusal *overlay.Error) map[string]overlay.Message {
 	first, second := identity.PillarID(edID(seedKey("device"))), pillar
 	if first > second {
 		first, second = second, first
 	}
+	account := identity.AccountID(edID(seedKey("account")))
 	return map[string]overlay.Message{
 		"stubs asked for": &overlay.Stubs{N: 5, Shorts: []uint64{1, 1 << 63}},
 		"stubs": &overlay.Stubs{N: 5, Answer: true, Next: 2, Stubs: []overlay.Stub{

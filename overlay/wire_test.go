@@ -114,7 +114,7 @@ func sampleMessages(t testing.TB) map[string]overlay.Message {
 		"near of nobody near":           &overlay.Near{Public: []netip.Addr{netip.MustParseAddr("203.0.113.7")}},
 		"nudge":                         &overlay.Nudge{},
 	}
-	maps.Copy(samples, inspectSamples(ids, dot, pillar, account, refusal))
+	maps.Copy(samples, inspectSamples(ids, dot, pillar, refusal))
 	maps.Copy(samples, w.locateMessages(account, other, pillar, refusal))
 	return samples
 }

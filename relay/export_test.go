@@ -17,6 +17,9 @@ import (
 // RankDials is rankDials, for its test.
 var RankDials = rankDials
 
+// FaultOf is faultOf, for what loopback cannot show.
+var FaultOf = faultOf
+
 // PunchLoopback has holes punched to loopback addresses, where tests live.
 func PunchLoopback(c *Config) { c.punchLoopback = true }
 

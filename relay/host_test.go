@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -302,6 +304,20 @@ func TestWhyNotReached(t *testing.T) {
 	var de *overlay.DialError
 	if !errors.As(err, &de) || len(de.Attempts) != 0 || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, overlay.ErrUnreachable) {
 		t.Errorf("cut short: %v", err)
+	}
+}
+
+// TestFaultOf: what the kernel says of other networks than loopback.
+func TestFaultOf(t *testing.T) {
+	at := multiaddr.StringCast("/ip4/203.0.113.7/tcp/4001")
+	for errno, want := range map[syscall.Errno]overlay.Fault{
+		syscall.ENETUNREACH: overlay.FaultNoRoute, syscall.EHOSTUNREACH: overlay.FaultNoRoute, syscall.EACCES: overlay.FaultNoRoute,
+		syscall.ETIMEDOUT: overlay.FaultTimeout, syscall.ECONNREFUSED: overlay.FaultRefused, syscall.EPIPE: overlay.FaultHungUp, syscall.EMFILE: overlay.FaultFailed,
+	} {
+		err := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", errno)}
+		if got := relay.FaultOf(at, err); got != want {
+			t.Errorf("%v: %s, want %s", err, got, want)
+		}
 	}
 }
 

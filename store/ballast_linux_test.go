@@ -1,9 +1,13 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -14,8 +18,13 @@ import (
 
 // TestFullDisk fills a file system to the last byte under a store: it opens all the
 // same, with all that was acknowledged, thanks to the room that it keeps; without
-// that it would not. It mounts a file system in memory.
+// that it would not. It mounts a file system in memory, in a process with mounts of
+// its own: whoever is killed, nothing stays mounted.
 func TestFullDisk(t *testing.T) {
+	if os.Getenv(ownMounts) == "" {
+		withOwnMounts(t)
+		return
+	}
 	for _, c := range []struct {
 		name    string
 		ballast bool
@@ -25,7 +34,7 @@ func TestFullDisk(t *testing.T) {
 			if err := syscall.Mount("none", mount, "tmpfs", 0, "size=96m"); err != nil {
 				t.Skip("a file system cannot be mounted here: ", err)
 			}
-			t.Cleanup(func() {
+			t.Cleanup(func() { // else the directory cannot be removed
 				if err := syscall.Unmount(mount, syscall.MNT_DETACH); err != nil { // a store that failed has files open
 					t.Error(err)
 				}
@@ -91,6 +100,44 @@ func TestFullDisk(t *testing.T) {
 				t.Errorf("%d bytes are reserved, %v", st.Blocks*512, err)
 			}
 		})
+	}
+}
+
+// ownMounts is set in the process that withOwnMounts starts.
+const ownMounts = "STORE_TEST_OWN_MOUNTS"
+
+// withOwnMounts runs the test again in a process with a mount namespace of its own.
+// The process ends with this one, and its mounts with it. Where a user may have
+// such a namespace, it needs no root.
+func withOwnMounts(t *testing.T) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=0")
+	cmd.Env = append(os.Environ(), ownMounts+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if id := os.Geteuid(); id != 0 {
+		cmd.SysProcAttr.Unshareflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: id, Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	// The signal comes at the end of the thread that started the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Skip("a process with mounts of its own cannot be started here: ", err)
+	}
+	err = cmd.Wait()
+	t.Logf("%s", &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "--- SKIP") {
+		t.SkipNow()
 	}
 }
 

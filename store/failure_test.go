@@ -24,7 +24,7 @@ func within[T any](t *testing.T, what string, fn func() T) T {
 	select {
 	case v := <-got:
 		return v
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		buf := make([]byte, 1<<20)
 		t.Fatalf("%s hangs\n%s", what, buf[:runtime.Stack(buf, true)])
 		panic("unreachable")

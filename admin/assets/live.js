@@ -4,7 +4,7 @@
 "use strict";
 (() => {
   const least = 2000, most = 10000;
-  let last = Date.now(), timer = 0, busy = false, again = false;
+  let last = Date.now(), timer = 0, busy = false, again = false, first = true;
 
   // path names an element that can have the focus, to find it in its successor.
   const find = (root, key) => key && [...root.querySelectorAll("a, button, [tabindex]")].find((e) => keyOf(e) === key);
@@ -28,7 +28,7 @@
     const fresh = new DOMParser().parseFromString(html, "text/html");
     for (const section of fresh.querySelectorAll("[data-live]")) {
       const old = document.getElementById(section.id);
-      if (!old || old.innerHTML === section.innerHTML && old.className === section.className) continue;
+      if (!old || old.innerHTML === section.innerHTML && old.getAttribute("class") === section.getAttribute("class")) continue;
       const focused = old.contains(document.activeElement) ? keyOf(document.activeElement) : "";
       const scrolled = [...old.querySelectorAll(".scroll")].map((e) => e.scrollLeft);
       const next = document.importNode(section, true);
@@ -37,7 +37,37 @@
       const target = find(next, focused);
       if (target) target.focus({ preventScroll: true });
     }
+    light();
   }
+
+  // What the pointer or the focus is on is lit on the map: a pillar with its
+  // connections, or one connection, which is told below in words.
+  const map = document.querySelector("svg.map");
+  let lit = "";
+  function light() {
+    const ends = lit.split(" ");
+    let text = "";
+    for (const edge of map.querySelectorAll("[data-ends]")) {
+      const on = ends.length === 2 ? edge.dataset.ends === lit : edge.dataset.ends.split(" ").includes(lit);
+      edge.classList.toggle("on", on);
+      if (on && ends.length === 2) text = edge.querySelector("title").textContent;
+    }
+    const pillar = lit && ends.length === 1 && map.querySelector(`[data-number="${lit}"]`);
+    if (pillar) text = pillar.getAttribute("aria-label");
+    map.classList.toggle("lit", text !== "");
+    map.parentNode.classList.toggle("pointing", text !== "");
+    document.getElementById("map-point").textContent = text;
+  }
+  const point = (e) => {
+    const on = e.target.closest("[data-ends], [data-number]");
+    const next = on ? on.dataset.ends || on.dataset.number : "";
+    if (next !== lit) { lit = next; light(); }
+  };
+  const unpoint = () => { if (lit) { lit = ""; light(); } };
+  map.addEventListener("pointerover", point);
+  map.addEventListener("focusin", point);
+  map.addEventListener("pointerleave", unpoint);
+  map.addEventListener("focusout", unpoint);
 
   function schedule(wait) {
     if (document.hidden) return;
@@ -52,6 +82,8 @@
     for (const kind of ["member", "sync", "node", "log", "drain"]) {
       stream.addEventListener(kind, () => schedule(least));
     }
+    // The first comes soon after the page, which did not wait for it.
+    stream.addEventListener("links", () => { schedule(first ? 0 : least); first = false; });
     stream.onopen = () => document.documentElement.classList.remove("lost");
     stream.onerror = () => document.documentElement.classList.add("lost");
   }

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -18,6 +22,7 @@ func newPillars(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var why whyNots
 			if r.node != nil {
 				list, err := r.node.Pillars(cmd.Context())
 				if err != nil {
@@ -36,8 +41,9 @@ func newPillars(a *app) *cobra.Command {
 						use = "standby"
 					}
 					w.row(p.ID.String(), orDash(p.Name), stateOf(p.State, p.Home), use, orDash(string(p.Path)), millis(p.RTTMS), strings.Join(p.Addrs, " "))
+					why.add(p.ID, &p.Trouble)
 				}
-				return w.flush()
+				return errors.Join(w.flush(), why.print(a.out))
 			}
 			list, err := r.pillar.Pillars(cmd.Context())
 			if err != nil {
@@ -57,10 +63,64 @@ func newPillars(a *app) *cobra.Command {
 				}
 				w.row(p.ID.String(), orDash(p.Name), state, orDash(string(p.Path)), millis(p.RTTMS),
 					fmt.Sprint(p.MissingHere), fmt.Sprint(p.MissingThere), whenPtr(p.LastSeen))
+				why.add(p.ID, &p.Trouble)
 			}
-			return w.flush()
+			return errors.Join(w.flush(), why.print(a.out))
 		}),
 	})
+}
+
+// whyNots are the pillars that are not connected, or not used, though they were
+// tried.
+type whyNots []whyNot
+
+type whyNot struct {
+	pillar identity.PillarID
+	*overlay.Trouble
+}
+
+func (l *whyNots) add(p identity.PillarID, t *overlay.Trouble) {
+	if t.Error != "" {
+		*l = append(*l, whyNot{p, t})
+	}
+}
+
+// print writes a table of them, and one of their addresses.
+func (l whyNots) print(out io.Writer) error {
+	if len(l) == 0 {
+		return nil
+	}
+	fmt.Fprintln(out)
+	w := newTable(out, "PILLAR", "WHY NOT", "SINCE", "LAST TRY", "NEXT TRY")
+	addrs := false
+	for _, x := range l {
+		addrs = addrs || len(x.Attempts) > 0
+		w.row(x.pillar.String(), x.Error, whenPtr(x.ErrorSince), whenPtr(x.ErrorAt), nextTry(x.Trouble, time.Now()))
+	}
+	if err := w.flush(); err != nil || !addrs {
+		return err
+	}
+	fmt.Fprintln(out)
+	w = newTable(out, "PILLAR", "TRANSPORT", "ADDRESS", "CAME TO")
+	for _, x := range l {
+		for _, at := range x.Attempts {
+			w.row(x.pillar.String(), at.Transport, at.Addr, at.Error)
+		}
+	}
+	return w.flush()
+}
+
+// nextTry says when a pillar is tried next.
+func nextTry(t *overlay.Trouble, now time.Time) string {
+	switch {
+	case t.Trying:
+		return "now"
+	case t.NextTry == nil && t.ErrorCode == overlay.CodeNotAdmitted:
+		return "-"
+	case t.NextTry == nil:
+		return "when it is needed"
+	}
+	return "in " + max(0, t.NextTry.Sub(now)).Round(time.Second).String()
 }
 
 // stateOf is a pillar's state, and that it is behind a NAT.

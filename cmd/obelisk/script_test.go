@@ -74,6 +74,10 @@ func TestScripts(t *testing.T) {
 
 const processes = "processes"
 
+// patience is what anything here may take, on however slow a machine: waits end
+// as soon as what they are for has happened.
+const patience = 2 * time.Minute
+
 // background is a process that start started; err counts once ended is closed.
 type background struct {
 	cmd   *exec.Cmd
@@ -121,7 +125,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	})
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	for {
 		b, err := os.ReadFile(out.Name())
 		ts.Check(err)
@@ -157,7 +161,7 @@ func browser(ts *testscript.TestScript, neg bool, args []string) {
 	jar, err := cookiejar.New(nil)
 	ts.Check(err)
 	tr := &http.Transport{DisableKeepAlives: true}
-	client := &http.Client{Jar: jar, Transport: tr, Timeout: 20 * time.Second}
+	client := &http.Client{Jar: jar, Transport: tr, Timeout: patience}
 	get := func(c *http.Client, link string) (int, string) {
 		resp, err := c.Get(link)
 		ts.Check(err)
@@ -175,7 +179,7 @@ func browser(ts *testscript.TestScript, neg bool, args []string) {
 	if status, body := get(client, page.String()); status != http.StatusOK || !regexp.MustCompile(args[2]).MatchString(body) {
 		ts.Fatalf("%s: status %d: %s", &page, status, body)
 	}
-	if status, body := get(&http.Client{Transport: tr, Timeout: 20 * time.Second}, link.String()); status != http.StatusForbidden {
+	if status, body := get(&http.Client{Transport: tr, Timeout: patience}, link.String()); status != http.StatusForbidden {
 		ts.Fatalf("the link a second time: status %d: %s", status, body)
 	}
 }
@@ -198,7 +202,7 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	want := regexp.MustCompile(args[0])
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience)
 	for {
 		if err := ts.Exec("obelisk", args[1:]...); err == nil && want.MatchString(ts.ReadFile("stdout")) {
 			return
@@ -218,7 +222,7 @@ func (p *background) await(ts *testscript.TestScript, name string) {
 		if p.err != nil {
 			ts.Fatalf("%s: %v\n%s", name, p.err, ts.ReadFile(name+".err"))
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		ts.Fatalf("%s does not stop\n%s", name, ts.ReadFile(name+".err"))
 	}
 }

@@ -134,6 +134,13 @@ func (m *Memory) Submit(raws ...[]byte) overlay.Position {
 		panic(err) // the own log is continued at its end
 	}
 	position := l.state.Position
+	for i := range event.Logs {
+		notes, err := m.mesh.Notes(&event.Logs[i])
+		if err != nil {
+			panic(err)
+		}
+		m.save(notes)
+	}
 	m.tell(event)
 	return position
 }
@@ -196,9 +203,7 @@ func (m *Memory) Apply(ctx context.Context, run overlay.LogRun) (overlay.LogStat
 		defer m.mu.Unlock()
 		return overlay.LogState{}, err
 	}
-	for _, n := range notes {
-		m.notes[n.Key] = slices.Clone(n.Data)
-	}
+	m.save(notes)
 	if len(l.parts) > 1 || l.state.Seq > 0 {
 		m.logs[run.State.Log] = l
 	}
@@ -527,13 +532,31 @@ func (m *Memory) LoadNote(key string) ([]byte, error) {
 }
 
 // SaveNote implements gossip.Notes.
-func (m *Memory) SaveNote(_ context.Context, key string, data []byte) error {
+func (m *Memory) SaveNote(ctx context.Context, key string, data []byte) error {
+	return m.SaveNotes(ctx, func() ([]overlay.Value, error) { return []overlay.Value{{Key: key, Data: data}}, nil })
+}
+
+// SaveNotes implements gossip.Notes.
+func (m *Memory) SaveNotes(_ context.Context, notes func() ([]overlay.Value, error)) error {
+	m.commit.Lock()
+	defer m.commit.Unlock()
+	values, err := notes()
+	if err != nil {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if data == nil {
-		delete(m.notes, key)
-	} else {
-		m.notes[key] = slices.Clone(data)
-	}
+	m.save(values)
 	return nil
+}
+
+// save writes notes. m.mu is held.
+func (m *Memory) save(notes []overlay.Value) {
+	for _, n := range notes {
+		if n.Data == nil {
+			delete(m.notes, n.Key)
+		} else {
+			m.notes[n.Key] = slices.Clone(n.Data)
+		}
+	}
 }

@@ -25,7 +25,7 @@ type Node struct {
 // identity must be the author's Peer.
 func (a *Author) Register(t testing.TB, links overlay.Links, pillar peer.ID, addrs []multiaddr.Multiaddr) *Node {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if err := links.Connect(ctx, pillar, addrs); err != nil {
 		t.Fatal(err)
@@ -120,7 +120,7 @@ func (n *Node) send(m overlay.Message) {
 func (n *Node) read(want func(overlay.Message) bool) {
 	n.t.Helper()
 	for {
-		n.stream.SetReadDeadline(time.Now().Add(20 * time.Second))
+		n.stream.SetReadDeadline(time.Now().Add(2 * time.Minute))
 		m, err := n.frames.Next()
 		if err != nil {
 			n.t.Fatalf("node's session: %v", err)

@@ -3,6 +3,7 @@ package replicatest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -303,5 +304,27 @@ func testNotes(t *testing.T, s Subject, _ *recorder) {
 		if got, err := s.Notes.LoadNote("gossip/x"); !bytes.Equal(got, data) || err != nil {
 			t.Fatalf("note %q, %v, want %q", got, err, data)
 		}
+	}
+	save := func(data ...[]byte) error {
+		return s.Notes.SaveNotes(ctx, func() (notes []overlay.Value, err error) {
+			for i, d := range data {
+				notes = append(notes, overlay.Value{Key: "gossip/" + string(rune('a'+i)), Data: d})
+			}
+			if len(data) == 0 {
+				err = errors.New("none")
+			}
+			return notes, err
+		})
+	}
+	if err := errors.Join(save([]byte("1"), []byte("2")), save([]byte("3"), nil)); err != nil {
+		t.Fatal(err)
+	}
+	if save() == nil {
+		t.Error("no error where the notes have one")
+	}
+	a, errA := s.Notes.LoadNote("gossip/a")
+	b, errB := s.Notes.LoadNote("gossip/b")
+	if err := errors.Join(errA, errB); string(a) != "3" || b != nil || err != nil {
+		t.Fatalf("notes %q and %q, %v; want 3 and none", a, b, err)
 	}
 }

@@ -235,17 +235,23 @@ func (w *pillars) until(what string, holds func() bool) {
 // and returns the link that lets it in.
 func (w *pillars) open(i int) string {
 	w.t.Helper()
-	front, err := admin.OpenFront(w.target(i), slog.New(slog.DiscardHandler))
+	return openFront(w.t, w.target(i))
+}
+
+// openFront serves the pages of a target to one browser.
+func openFront(t *testing.T, at admin.Target) string {
+	t.Helper()
+	front, err := admin.OpenFront(at, slog.New(slog.DiscardHandler))
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- front.Serve(ctx) }()
-	w.t.Cleanup(func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
-			w.t.Error(err)
+			t.Error(err)
 		}
 	})
 	return front.URL()

@@ -159,10 +159,7 @@ func (l *Lab) gateway(ctx context.Context, i int, g Gateway) error {
 // place says where a process runs. Nodes are named after their place, with a
 // number.
 func (l *Lab) place(role, name string) testnet.Place {
-	at := name
-	if role == testnet.RoleNode {
-		at = name[:strings.LastIndexByte(name, '-')]
-	}
+	at := placeOf(role, name)
 	p := testnet.Place{Exec: l.box.exec(at), Dial: l.box.dial(at)}
 	if role == testnet.RoleNode {
 		p.Listen = l.topology.Speech.hostListen(0)
@@ -180,6 +177,14 @@ func (l *Lab) place(role, name string) testnet.Place {
 	p.Listen = l.topology.Speech.hostListen(homePort)
 	p.Args = []string{"--home"}
 	return p
+}
+
+// placeOf is where a process runs: a node's name has a number after that.
+func placeOf(role, name string) string {
+	if role == testnet.RoleNode {
+		return name[:strings.LastIndexByte(name, '-')]
+	}
+	return name
 }
 
 // StartPillars starts all public pillars and returns when they see each other.

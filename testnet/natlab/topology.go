@@ -43,9 +43,10 @@ type Speech string
 
 // What is spoken.
 const (
-	SpeakAll  Speech = "all" // QUIC and TCP, pillars also WebSocket on port 443
-	SpeakQUIC Speech = "quic"
-	SpeakTCP  Speech = "tcp"
+	SpeakAll   Speech = "all"   // QUIC and TCP, pillars also WebSocket on port 443
+	SpeakPorts Speech = "ports" // QUIC and TCP at ports of their own alone
+	SpeakQUIC  Speech = "quic"
+	SpeakTCP   Speech = "tcp"
 )
 
 // Topology is who is where.
@@ -123,6 +124,8 @@ func (s Speech) pillarListen(addr netip.Addr) []string {
 		return []string{quic}
 	case SpeakTCP:
 		return []string{tcp}
+	case SpeakPorts:
+		return []string{quic, tcp}
 	default:
 		return []string{quic, tcp, fmt.Sprintf("/ip4/%s/tcp/443/ws", addr)}
 	}

@@ -44,6 +44,8 @@ func run(ctx context.Context) (int, error) {
 	binary := flag.String("binary", "", "the obelisk `binary`; default: built from this tree")
 	asJSON := flag.Bool("json", false, "print the results as JSON instead of a table")
 	keep := flag.String("keep", "", "copy logs of failed runs to this `directory`")
+	open := flag.String("open", "", "instead: build the topology of one `scenario`, start its pillars and a node at every place, and keep it all up until interrupted, to be asked by hand")
+	speak := flag.String("speak", "", "with -open: what pillars and nodes `speak` instead of what the scenario says: all, ports (no WebSocket on port 443), quic or tcp")
 	all := flag.Bool("keep-all", false, "with -keep: of all runs")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of what is random on the internet")
 	flag.Parse()
@@ -58,6 +60,18 @@ func run(ctx context.Context) (int, error) {
 	}
 	if *only != "" && len(chosen) != len(strings.Split(*only, ",")) {
 		return 2, fmt.Errorf("-only %s: scenarios are %s", *only, strings.Join(names, ", "))
+	}
+	var byHand *natlab.Scenario
+	if *open != "" {
+		i := slices.Index(names, *open)
+		if i < 0 || *only != "" {
+			return 2, fmt.Errorf("-open %s: want one scenario, and no -only: %s", *open, strings.Join(names, ", "))
+		}
+		byHand = &natlab.Scenarios[i]
+	}
+	speech := natlab.Speech(*speak)
+	if !slices.Contains([]natlab.Speech{"", natlab.SpeakAll, natlab.SpeakPorts, natlab.SpeakQUIC, natlab.SpeakTCP}, speech) || speech != "" && byHand == nil {
+		return 2, fmt.Errorf("-speak %s: want all, ports, quic or tcp, and -open", speech)
 	}
 	if missing := natlab.Missing(); missing != "" {
 		return 3, errors.New("cannot run here: " + missing)
@@ -75,6 +89,9 @@ func run(ctx context.Context) (int, error) {
 		}
 	}
 	fmt.Fprintf(os.Stderr, "seed %d\n", *seed)
+	if byHand != nil {
+		return keepOpen(ctx, byHand, speech, *binary, *seed)
+	}
 	opt := natlab.Options{Binary: *binary, Runs: *runs, Seed: *seed, After: func(s natlab.Scenario, r natlab.Run, l *natlab.Lab) {
 		note(s, r)
 		if *keep == "" || len(r.Failures) == 0 && !*all {
@@ -108,6 +125,33 @@ func run(ctx context.Context) (int, error) {
 		return code, e.Encode(results)
 	}
 	return code, natlab.WriteTable(os.Stdout, results)
+}
+
+// keepOpen has a lab stand until ctx ends.
+func keepOpen(ctx context.Context, s *natlab.Scenario, speech natlab.Speech, binary string, seed uint64) (code int, err error) {
+	t := s.Topology
+	if speech != "" {
+		t.Speech = speech
+	}
+	l, err := natlab.Open(ctx, t, binary, seed)
+	if err != nil {
+		return 3, err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	if err := l.Furnish(ctx, s.Home); err != nil {
+		return 3, err
+	}
+	ask, err := l.Asker(binary)
+	if err != nil {
+		return 3, err
+	}
+	fmt.Printf("%s: %s\n", s.Name, s.Says)
+	for _, p := range l.Processes() {
+		fmt.Printf("%s is process %d, %s\n", p.Name, p.PID, strings.Join(p.Listen, " "))
+	}
+	fmt.Printf("ask them with\n  %s NAME COMMAND [FLAG]...\nend it with an interrupt\n", ask)
+	<-ctx.Done()
+	return 0, nil
 }
 
 // note tells of a run as it ends.
