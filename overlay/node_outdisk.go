@@ -233,6 +233,11 @@ func (o *nodeOutbox) load() error {
 		}
 	}
 	o.line.next = o.line.tickets
+	for _, s := range o.hidden { // epochs of an earlier run in which nothing waits
+		if s.kind == KindEpoch {
+			o.release(s)
+		}
+	}
 	return nil
 }
 
