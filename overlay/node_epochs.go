@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,12 +50,26 @@ func newNodeEpochs(n *Node) *nodeEpochs {
 }
 
 // get returns the epoch for messages to exactly these accounts, with only for
-// those that no pillar gets. A new one is on disk and ahead of them in line.
-// Errors are seal.NewEpoch's.
+// those that no pillar gets. A new one is on disk and ahead of them in line. It
+// lasts as long as the key of every device. Errors are seal.NewEpoch's.
 func (p *nodeEpochs) get(to []identity.AccountID, only bool) (*liveEpoch, error) {
+	return p.of(to, only, 0)
+}
+
+// lasting is get for those devices alone whose keys outlive everything that may be
+// sealed to them today: the others have been away for days.
+func (p *nodeEpochs) lasting(to []identity.AccountID, only bool) (*liveEpoch, error) {
+	return p.of(to, only, MaxLife)
+}
+
+// of returns the epoch for the devices whose keys last that many ms, 0 for all.
+func (p *nodeEpochs) of(to []identity.AccountID, only bool, lasts uint64) (*liveEpoch, error) {
 	name := setOf(to)
 	if only {
 		name += "only"
+	}
+	if lasts > 0 {
+		name += "lasting"
 	}
 	set := p.lock(name)
 	defer set.mu.Unlock()
@@ -67,6 +82,9 @@ func (p *nodeEpochs) get(to []identity.AccountID, only bool) (*liveEpoch, error)
 	devices, err := p.n.dir.sealingDevices(to, now)
 	if err != nil {
 		return nil, err
+	}
+	if lasts > 0 {
+		devices = slices.DeleteFunc(devices, func(d seal.Device) bool { return d.Key.Until < now+lasts })
 	}
 	if c := set.current; c != nil {
 		if p.uses(c.epoch.ID()) && set.policy.Check(c.epoch, now, devices) == seal.Keep {

@@ -167,7 +167,7 @@ func (r *nodeReceipts) write(sets []*receiptLines) error {
 	var recs []hiddenRecord
 	var ws []Write
 	for _, s := range sets {
-		rec, err := r.seal(s)
+		sealed, err := r.seal(s)
 		switch {
 		case errors.Is(err, seal.ErrNoSealingKey):
 			r.n.dir.want(s.author)
@@ -180,7 +180,9 @@ func (r *nodeReceipts) write(sets []*receiptLines) error {
 			r.n.log.Error("cannot write a receipt", "account", s.author, "err", err)
 			continue
 		default:
-			recs = append(recs, hiddenRecord{rec, s.only})
+			for _, rec := range sealed {
+				recs = append(recs, hiddenRecord{rec, s.only})
+			}
 		}
 		ws = append(ws, s.keys...)
 	}
@@ -190,17 +192,36 @@ func (r *nodeReceipts) write(sets []*receiptLines) error {
 	return r.n.outbox.sendWith(ws, recs)
 }
 
-// seal makes the record.
-func (r *nodeReceipts) seal(s *receiptLines) (*Record, error) {
-	to := []identity.AccountID{s.author}
+// seal makes the record. Where one to all devices would end before it should,
+// with the key of one that has been away for weeks, a second one is made that the
+// others have for as long as they need it: of the same lines, which do no harm
+// twice.
+func (r *nodeReceipts) seal(s *receiptLines) ([]*Record, error) {
 	now := r.n.now()
+	until := min(max(s.expires, now)+receiptSlack, now+MaxLife)
+	rec, err := r.sealIn(r.n.epochs.get, s, now, until)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Expires < until {
+		if lasting, err := r.sealIn(r.n.epochs.lasting, s, now, until); err == nil {
+			return []*Record{rec, lasting}, nil
+		} else if !errors.Is(err, seal.ErrNoSealingKey) {
+			return nil, err
+		}
+	}
+	return []*Record{rec}, nil
+}
+
+// sealIn makes the record in an epoch that get returns.
+func (r *nodeReceipts) sealIn(get func([]identity.AccountID, bool) (*liveEpoch, error), s *receiptLines, now, until uint64) (*Record, error) {
+	to := []identity.AccountID{s.author}
 	for {
-		ep, err := r.n.epochs.get(to, s.only)
+		ep, err := get(to, s.only)
 		if err != nil {
 			return nil, err
 		}
-		expires := min(max(s.expires, now)+receiptSlack, now+MaxLife)
-		rec, err := r.n.epochs.sealRecord(ep, Draft{Kind: KindReceipt, To: to, Created: now, Expires: expires}, AppendReceipt(nil, s.lines))
+		rec, err := r.n.epochs.sealRecord(ep, Draft{Kind: KindReceipt, To: to, Created: now, Expires: until}, AppendReceipt(nil, s.lines))
 		if errors.Is(err, seal.ErrErased) {
 			continue
 		}

@@ -65,35 +65,38 @@ func TestPillarDuplicates(t *testing.T) {
 // TestPillarGroupCommit: everything that waits while a commit runs is one
 // commit.
 func TestPillarGroupCommit(t *testing.T) {
-	rig := newPillarRig(t, nil)
-	const sessions, each = 16, 20
-	var cs []*testClient
-	for range sessions {
-		cs = append(cs, rig.device(nil).session())
-	}
-	release := rig.store.hold()
-	cs[0].submit(1, cs[0].message(cs[0].id()))
-	<-rig.store.entered
-	before := rig.store.commits.Load()
-	for _, c := range cs {
-		for range each {
-			c.submit(1, c.message(c.id()))
+	synctest.Test(t, func(t *testing.T) {
+		rig := newPillarRig(t, nil)
+		const sessions, each = 16, 20
+		var cs []*testClient
+		for range sessions {
+			cs = append(cs, rig.device(nil).session())
 		}
-	}
-	release()
-	for i, c := range cs {
-		n := each
-		if i == 0 {
-			n++
+		release := rig.store.hold()
+		cs[0].submit(1, cs[0].message(cs[0].id()))
+		<-rig.store.entered
+		before := rig.store.commits.Load()
+		for _, c := range cs {
+			for range each {
+				c.submit(1, c.message(c.id()))
+			}
 		}
-		last := uint64(0)
-		for n := range c.results(n) {
-			last = max(last, n)
+		synctest.Wait() // all of it waits for the commit
+		release()
+		for i, c := range cs {
+			n := each
+			if i == 0 {
+				n++
+			}
+			last := uint64(0)
+			for n := range c.results(n) {
+				last = max(last, n)
+			}
 		}
-	}
-	if n := rig.store.commits.Load() - before; n > sessions*each/8 {
-		t.Fatalf("%d commits for %d submissions", n, sessions*each)
-	}
+		if n := rig.store.commits.Load() - before; n > sessions*each/8 {
+			t.Fatalf("%d commits for %d submissions", n, sessions*each)
+		}
+	})
 }
 
 // TestPillarOrder: what a session submits stands in the log in that order.

@@ -128,6 +128,7 @@ func TestExpiringBounds(t *testing.T) {
 		if e, err := overlay.LookOnce(t.Context(), rig.pillar, overlay.Look{Mailbox: 2, Seek: true}); err != nil || !e.AtLeast || e.Messages != 0 {
 			t.Errorf("a mailbox too large: %+v, %v", e, err)
 		}
+		synctest.Wait() // the pillar looks, too
 		if open := rig.store.open.Load(); open != 0 {
 			t.Errorf("%d views are open", open)
 		}

@@ -30,25 +30,27 @@ func (m *hungMesh) Copies(ctx context.Context, ids []overlay.RecordID) ([]int, e
 // TestPillarHungPeer: while the other pillars do not say whether they hold a
 // record of another log, what they acked of this one is told all the same.
 func TestPillarHungPeer(t *testing.T) {
-	mesh := &hungMesh{asked: make(chan struct{}, 1)}
-	rig := newPillarRig(t, mesh)
-	c := rig.device(nil).session()
-	foreign := newForeignLog(rig)
-	raw := c.message(c.id())
-	if _, err := rig.pillar.Apply(t.Context(), foreign.run(overlay.BatchEntry{Raw: raw})); err != nil {
-		t.Fatal(err)
-	}
-	c.submit(2, raw)
-	c.results(1)
-	<-mesh.asked
-	n := c.submit(2, c.message(c.id()))
-	dot := c.results(1)[n].Dot
-	rig.pillar.Acked(dot.Log, []overlay.Durable{{From: 1, To: dot.Seq, Copies: 1}})
-	c.stream.SetReadDeadline(time.Now().Add(2 * time.Second))
-	m, err := c.frames.Next()
-	if w, ok := m.(*overlay.Watermark); err != nil || !ok || w.To != dot.Seq || w.Copies != 2 {
-		t.Fatalf("%T %+v, %v", m, m, err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		mesh := &hungMesh{asked: make(chan struct{}, 1)}
+		rig := newPillarRig(t, mesh)
+		c := rig.device(nil).session()
+		foreign := newForeignLog(rig)
+		raw := c.message(c.id())
+		if _, err := rig.pillar.Apply(t.Context(), foreign.run(overlay.BatchEntry{Raw: raw})); err != nil {
+			t.Fatal(err)
+		}
+		c.submit(2, raw)
+		c.results(1)
+		<-mesh.asked
+		n := c.submit(2, c.message(c.id()))
+		dot := c.results(1)[n].Dot
+		rig.pillar.Acked(dot.Log, []overlay.Durable{{From: 1, To: dot.Seq, Copies: 1}})
+		c.stream.SetReadDeadline(time.Now().Add(2 * time.Second))
+		m, err := c.frames.Next()
+		if w, ok := m.(*overlay.Watermark); err != nil || !ok || w.To != dot.Seq || w.Copies != 2 {
+			t.Fatalf("%T %+v, %v", m, m, err)
+		}
+	})
 }
 
 // TestPillarRemovedWhileConnected: a device that is removed reads no further.

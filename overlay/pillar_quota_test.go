@@ -246,7 +246,7 @@ func TestOneAccountLeavesRoom(t *testing.T) {
 		for i := range frames {
 			frame := overlay.AppendFrame(nil, &overlay.Submit{First: uint64(1 + i), Concern: 1,
 				Records: [][]byte{post.mail(greedy.testDevice, other.id(), big, time.Hour)}})
-			greedy.stream.SetWriteDeadline(time.Now().Add(30 * time.Second))
+			greedy.stream.SetWriteDeadline(time.Now().Add(patience))
 			if _, err := greedy.stream.Write(frame); err != nil {
 				t.Errorf("write: %v", err)
 				return

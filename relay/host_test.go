@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -90,6 +91,26 @@ func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// place is a TCP address to listen at more than once. Its port is none that
+// systems hand out by themselves, so nobody else gets it in between.
+func place(t testing.TB) string {
+	t.Helper()
+	const first, last = 10_000, 32_000
+	for range 200 {
+		port := first + mrand.IntN(last-first)
+		l, err := net.Listen("tcp4", fmt.Sprint("127.0.0.1:", port))
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint("/ip4/127.0.0.1/tcp/", port)
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 func echo(s overlay.Stream) {
@@ -224,11 +245,7 @@ func TestDefaultListen(t *testing.T) {
 
 // One port for TCP and WebSocket.
 func TestSharedPort(t *testing.T) {
-	first := listening(t, relay.Config{}, tcp)
-	free := first.Addrs()[0].String()
-	if err := first.Shutdown(); err != nil {
-		t.Fatal(err)
-	}
+	free := place(t)
 	h := newHost(t, relay.Config{Role: relay.RolePillar}, free, free+"/ws")
 	h.Handle(proto, echo)
 	if err := h.Listen(); err != nil {
@@ -253,50 +270,48 @@ func TestWhyNotReached(t *testing.T) {
 	// A connection is made, and nothing is said over it; one that is ended.
 	mute, rude := accepting(t, func(net.Conn) {}), accepting(t, func(c net.Conn) { c.Close() })
 	other := listening(t, relay.Config{Role: relay.RolePillar}, tcp, quic)
-	down := listening(t, relay.Config{Role: relay.RolePillar}, tcp)
-	closed := down.Addrs()[0]
-	free, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	freed := port(free)
-	free.Close()
-	if err := down.Shutdown(); err != nil {
-		t.Fatal(err)
-	}
+	down := newHost(t, relay.Config{})
+	closed := place(t)
 	web, web2 := httptest.NewServer(http.NotFoundHandler()), httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()
 	defer web2.Close()
-	want := map[string]overlay.Fault{
-		closed.String(): overlay.FaultRefused,
-		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/ws", freed):                                       overlay.FaultRefused,
+	late := map[string]overlay.Fault{
 		fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", silent.LocalAddr().(*net.UDPAddr).Port): overlay.FaultTimeout,
 		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", mute):                                           overlay.FaultTimeout,
-		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", rude):                                           overlay.FaultTurnedAway,
-		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port(web.Listener)):                             overlay.FaultNoPillar,
-		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/ws", port(web2.Listener)):                         overlay.FaultNoPillar,
-		"/dns4/pillar.example/tcp/4001":                                                      overlay.FaultNoName,
-		"/ip4/127.0.0.1/udp/9/webrtc-direct":                                                 overlay.FaultUnsupported,
-		closed.String() + "/p2p/" + other.Self().String() + "/p2p-circuit":                   overlay.FaultNoRelay,
-		other.Addrs()[0].String():                                                            overlay.FaultWrongPeer,
-		other.Addrs()[1].String():                                                            overlay.FaultWrongPeer,
 	}
-	cfg := relay.Config{}
-	relay.Simulate(&cfg, libp2p.WithDialTimeout(time.Second), libp2p.MultiaddrResolver(noNames{}))
-	c := newHost(t, cfg, tcp)
-	var addrs []multiaddr.Multiaddr
-	for a := range want {
-		addrs = append(addrs, multiaddr.StringCast(a))
+	soon := map[string]overlay.Fault{
+		closed:           overlay.FaultRefused,
+		place(t) + "/ws": overlay.FaultRefused,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", rude):                   overlay.FaultTurnedAway,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port(web.Listener)):     overlay.FaultNoPillar,
+		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/ws", port(web2.Listener)): overlay.FaultNoPillar,
+		"/dns4/pillar.example/tcp/4001":                              overlay.FaultNoName,
+		"/ip4/127.0.0.1/udp/9/webrtc-direct":                         overlay.FaultUnsupported,
+		closed + "/p2p/" + other.Self().String() + "/p2p-circuit":    overlay.FaultNoRelay,
+		other.Addrs()[0].String():                                    overlay.FaultWrongPeer,
+		other.Addrs()[1].String():                                    overlay.FaultWrongPeer,
 	}
-	got := whyNot(t, c, down.Self(), addrs)
-	for a, fault := range want {
-		if got[a] != fault {
-			t.Errorf("%s: %q, want %q", a, got[a], fault)
+	// Who answers has time for it, on however slow a machine.
+	try := func(timeout time.Duration, want map[string]overlay.Fault) (c *relay.Host, addrs []multiaddr.Multiaddr) {
+		cfg := relay.Config{}
+		relay.Simulate(&cfg, libp2p.WithDialTimeout(timeout), libp2p.MultiaddrResolver(noNames{}))
+		c = newHost(t, cfg, tcp)
+		for a := range want {
+			addrs = append(addrs, multiaddr.StringCast(a))
 		}
+		got := whyNot(t, c, down.Self(), addrs)
+		for a, fault := range want {
+			if got[a] != fault {
+				t.Errorf("%s: %q, want %q", a, got[a], fault)
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%d attempts at %d addresses", len(got), len(want))
+		}
+		return c, addrs
 	}
-	if len(got) != len(want) {
-		t.Errorf("%d attempts at %d addresses", len(got), len(want))
-	}
+	try(patience, soon)
+	c, addrs := try(time.Second, late)
 	// The caller's patience ends before any address's.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
@@ -379,7 +394,7 @@ func (noNames) ResolveDNSComponent(context.Context, multiaddr.Multiaddr, int) ([
 // A dial that failed must not keep the next from being tried.
 func TestConnectAgainAtOnce(t *testing.T) {
 	key := newKey(t)
-	p := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, tcp)
+	p := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, place(t))
 	addrs := p.Addrs()
 	if err := p.Shutdown(); err != nil {
 		t.Fatal(err)

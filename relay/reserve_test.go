@@ -165,7 +165,7 @@ func TestReserveRefused(t *testing.T) {
 
 func TestKeepReserved(t *testing.T) {
 	key := newKey(t)
-	pillar := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, tcp)
+	pillar := listening(t, relay.Config{Role: relay.RolePillar, Key: key}, place(t))
 	addrs := pillar.Addrs()
 	n := newHost(t, relay.Config{})
 	ctx, cancel := context.WithCancel(context.Background())
