@@ -43,10 +43,6 @@ func Plain(s string, limit int) string {
 	return b.String()
 }
 
-// lastMillis is the end of the year 9999, Unix ms: RFC 3339, and so JSON, goes no
-// further.
-const lastMillis = 253_402_300_799_999
-
 // PlainTime makes a foreign time (Unix ms) one that can be shown anywhere: what is
 // past the year 9999 becomes its end.
-func PlainTime(ms uint64) time.Time { return time.UnixMilli(int64(min(ms, lastMillis))).UTC() }
+func PlainTime(ms uint64) time.Time { return time.UnixMilli(int64(min(ms, MaxTime))).UTC() }

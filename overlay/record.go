@@ -52,6 +52,9 @@ const (
 	// the same for account, device and epoch records and for unknown kinds.
 	MaxLife    = 30 * DayMillis
 	MaxKeyLife = 32 * DayMillis
+	// MaxTime is the latest time of a record, Unix ms: the end of the year 9999.
+	// RFC 3339, and so JSON, goes no further, and days fit their 32 bits.
+	MaxTime = 253_402_300_799_999
 )
 
 // DefaultMaxBody is the largest plaintext that pillars take, in bytes.
@@ -250,6 +253,9 @@ func (r *Record) checkLife() error {
 		err := invalid(ErrLife, "%d ms, at most %d are allowed", r.Expires-r.Created, limit)
 		err.Code = CodeTooLongLived
 		return err
+	}
+	if r.Expires > MaxTime {
+		return invalid(ErrLife, "expires at %d ms, after the year 9999", r.Expires)
 	}
 	return nil
 }

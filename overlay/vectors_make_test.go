@@ -255,6 +255,9 @@ func (w *vectorWriter) goodVectors(good func(string, []byte)) {
 	good("receipt", w.sign(w.device, w.payload(with(msg, func(r *rawRecord) { r.kind, r.sequences = uint64(5), []any{} }))))
 	good("device", w.sign(w.device, w.payload(with(w.bare(2), func(r *rawRecord) { r.expires = vectorCreated + 32*vectorDay }))))
 	good("account", w.sign(w.account, w.payload(with(w.own(1, edID(w.account)), func(r *rawRecord) { r.expires = vectorCreated + 32*vectorDay }))))
+	good("account that expires at the end of time", w.sign(w.account, w.payload(with(w.own(1, edID(w.account)), func(r *rawRecord) {
+		r.created, r.expires = overlay.MaxTime-1, overlay.MaxTime
+	}))))
 	good("account with an RSA key", w.signRSA(w.payload(with(w.own(1, w.rsaID()), func(r *rawRecord) { r.signer = w.rsaPublic() }))))
 	good("message of a device of an RSA account", w.sign(w.device, w.payload(with(msg, func(r *rawRecord) {
 		r.author = w.rsaID()
@@ -357,6 +360,9 @@ func (w *vectorWriter) badFields(bad func(string, string, []byte)) {
 	bad("message that lives too long", "life-long", variant(func(r *rawRecord) { r.expires = vectorCreated + 30*vectorDay + 1 }))
 	bad("device record that lives too long", "life-long", w.sign(w.device, w.payload(with(w.bare(2), func(r *rawRecord) { r.expires = vectorCreated + 32*vectorDay + 1 }))))
 	bad("life for ever", "life-long", variant(func(r *rawRecord) { r.expires = uint64(math.MaxUint64) }))
+	bad("expires after the year 9999", "life", w.sign(w.account, w.payload(with(w.own(1, edID(w.account)), func(r *rawRecord) {
+		r.created, r.expires = overlay.MaxTime, overlay.MaxTime+1
+	}))))
 }
 
 func manyAccounts(n int) (to, sequences any) {

@@ -321,7 +321,7 @@ func readTrace(r *canon.Reader) (t Trace) {
 		return t
 	}
 	t.Kind, t.Created, t.Expires, t.Size = Kind(r.Uint()), r.Uint(), r.Uint(), r.Uint()
-	t.Received = PlainTime(r.UintMax(lastMillis))
+	t.Received = PlainTime(r.UintMax(MaxTime))
 	t.Via = Via(r.UintMax(255))
 	for range r.ArrayMax(MaxDots) {
 		r.Array(2)

@@ -48,7 +48,7 @@ func readRecipients(r *canon.Reader) (list []RecipientTrace) {
 		for range r.ArrayMax(MaxReceiptsTold) {
 			r.Array(3)
 			x := ReceiptSeen{ID: readID(r), Created: r.Uint()}
-			x.Received = PlainTime(r.UintMax(lastMillis))
+			x.Received = PlainTime(r.UintMax(MaxTime))
 			if r.Err() != nil {
 				return nil
 			}
