@@ -171,3 +171,6 @@ func (m *Mesh) FollowsOfOwners() (n int) {
 	}
 	return n
 }
+
+// WithoutStrangers is withoutStrangers.
+var WithoutStrangers = withoutStrangers

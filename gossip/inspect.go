@@ -3,6 +3,7 @@ package gossip
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -110,7 +111,23 @@ func (m *Mesh) Trace(ctx context.Context, id overlay.RecordID) ([]overlay.Trace,
 		}
 		m.askAll(ctx, sought, traces, place)
 	}
+	withoutStrangers(traces)
 	return traces, nil
+}
+
+// withoutStrangers drops recipients that others name and the record has not, if
+// the first pillar, which is this one, has it and knows.
+func withoutStrangers(traces []overlay.Trace) {
+	mine := traces[0].Recipients
+	if !traces[0].Has || len(mine) == 0 {
+		return
+	}
+	for i := range traces[1:] {
+		t := &traces[1+i]
+		t.Recipients = slices.DeleteFunc(t.Recipients, func(r overlay.RecipientTrace) bool {
+			return !slices.ContainsFunc(mine, func(x overlay.RecipientTrace) bool { return x.Account == r.Account })
+		})
+	}
 }
 
 // placeIn finds a place of the record in what some pillar said, if others lack

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/obelisk-network/obelisk/gossip"
+	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
 )
 
@@ -203,4 +204,30 @@ func TestTraceAskedTooOften(t *testing.T) {
 			t.Errorf("and 8 s later %d times, want 4", n)
 		}
 	})
+}
+
+// TestTraceWithoutStrangers: who has a record knows its recipients, and lets nobody
+// name others; who has it not takes what it is told.
+func TestTraceWithoutStrangers(t *testing.T) {
+	to := func(accounts ...identity.AccountID) (list []overlay.RecipientTrace) {
+		for _, a := range accounts {
+			list = append(list, overlay.RecipientTrace{Account: a})
+		}
+		return list
+	}
+	for name, c := range map[string]struct {
+		has  bool
+		mine []overlay.RecipientTrace
+		want int
+	}{
+		"has it":            {true, to("a", "b"), 1},
+		"has it not":        {false, nil, 2},
+		"has a record to 0": {true, nil, 2},
+	} {
+		traces := []overlay.Trace{{Has: c.has, Recipients: c.mine}, {Has: true, Recipients: to("b", "stranger")}}
+		gossip.WithoutStrangers(traces)
+		if n := len(traces[1].Recipients); n != c.want {
+			t.Errorf("%s: %d recipients of two are left, want %d", name, n, c.want)
+		}
+	}
 }
