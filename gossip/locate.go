@@ -13,9 +13,10 @@ import (
 
 // Bounds of questions in one session.
 const (
-	// askBurst and askRate bound the questions that this pillar sends; who is
-	// asked twice as much counts it as an offence.
-	askBurst, askRate = 256, 128
+	// askBurst and askRate bound the questions that this pillar sends, which the
+	// Pillar shares out among those who ask; who is asked twice as much counts it as
+	// an offence.
+	askBurst, askRate = overlay.LocateBurst, overlay.LocateRate
 	// strayBurst and strayRate bound answers to questions that are over.
 	strayBurst, strayRate = 1024, 64
 )

@@ -20,24 +20,15 @@ const (
 	TransportCircuit   = "circuit" // through a relay, whatever that is reached by
 )
 
-// TransportOf says by what an address is reached.
+// TransportOf says by what an address is reached: TCP, unless it says otherwise.
 func TransportOf(a multiaddr.Multiaddr) string {
-	has := func(codes ...int) bool {
-		return slices.ContainsFunc(codes, func(code int) bool {
-			_, err := a.ValueForProtocol(code)
-			return err == nil
-		})
-	}
-	switch {
-	case IsCircuit(a):
+	if IsCircuit(a) {
 		return TransportCircuit
-	case has(multiaddr.P_QUIC_V1):
-		return TransportQUIC
-	case has(multiaddr.P_WS, multiaddr.P_WSS):
-		return TransportWebSocket
-	default:
-		return TransportTCP
 	}
+	if t := transportOf(a); t != LinkOther {
+		return t.String()
+	}
+	return TransportTCP
 }
 
 // Fault says in a word what came of an attempt to connect at one address. Words

@@ -203,3 +203,36 @@ func (by Look) of(p *Pillar) *expiringLook {
 	b.batch, b.mailbox = cmp.Or(by.Batch, b.batch), cmp.Or(by.Mailbox, b.mailbox)
 	return l
 }
+
+// AskLine is an askLine of questions that are named by numbers.
+type AskLine struct {
+	l     askLine
+	names map[*question]int
+}
+
+// Push has a question wait, and returns which one must not any more; 0: none.
+func (a *AskLine) Push(name int, source, account string) (dropped int) {
+	if a.names == nil {
+		a.names = make(map[*question]int)
+	}
+	q := &question{source: source, account: identity.AccountID(account)}
+	a.names[q] = name
+	if out := a.l.push(waitingAsk{q: q}); out != nil {
+		return a.names[out]
+	}
+	return 0
+}
+
+// Pop takes the next, 0 if none waits.
+func (a *AskLine) Pop() int {
+	if w, ok := a.l.pop(); ok {
+		return a.names[w.q]
+	}
+	return 0
+}
+
+// Waiting is how many wait, and of how many sources.
+func (a *AskLine) Waiting() (questions, sources int) { return a.l.waiting, len(a.l.by) }
+
+// MaxWaitingAsks is how many may.
+const MaxWaitingAsks = maxWaitingAsks

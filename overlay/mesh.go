@@ -49,6 +49,10 @@ type Locator interface {
 	Locate(q *Locate, each func(Presence)) (stop func())
 }
 
+// LocateBurst and LocateRate are how many questions a pillar asks each of the
+// others at once, and a second in the long run. Pillar asks no more by itself.
+const LocateBurst, LocateRate = 256, 128
+
 // CommitEvent is what became durable in one group commit.
 type CommitEvent struct {
 	Time time.Time

@@ -1,9 +1,7 @@
 package overlay
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -306,51 +304,18 @@ func (o *nodeOutbox) wroteTo(a identity.AccountID) bool {
 // onlyAccounts are those for which something waits that no pillar gets.
 func (o *nodeOutbox) onlyAccounts() map[identity.AccountID]struct{} {
 	list := map[identity.AccountID]struct{}{}
+	now := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.only {
-		return list
-	}
-	now := time.Now()
-	for _, e := range o.handles {
-		if !e.only || !e.sealed || e.ship == nil {
+	for a, l := range o.due {
+		if l.only == nil && len(l.had) == 0 {
 			continue
 		}
-		for i, a := range e.to {
-			if e.recipients[i].state == "" && !e.ship.hadBy(a, now) {
-				list[a] = struct{}{}
-			}
+		l.again(a, now)
+		if len(l.head(&l.only, a, 1, now)) > 0 {
+			list[a] = struct{}{}
 		}
 	}
-	for _, s := range o.hidden {
-		if s.only && s.kind == KindReceipt && !s.hadBy(s.to[0], now) {
-			list[s.to[0]] = struct{}{}
-		}
-	}
-	return list
-}
-
-// undelivered lists what goes to a's devices and nobody said to have, in order.
-func (o *nodeOutbox) undelivered(a identity.AccountID) (list []*shipment) {
-	now := time.Now()
-	for _, e := range o.handles {
-		s := e.ship
-		if !e.sealed || s == nil || s.gone || s.ticket > o.line.next || s.hadBy(a, now) {
-			continue
-		}
-		if _, early := o.line.early[s.ticket]; early {
-			continue
-		}
-		if i, ok := slices.BinarySearch(e.to, a); ok && e.recipients[i].state == "" {
-			list = append(list, s)
-		}
-	}
-	for _, s := range o.hidden {
-		if s.only && s.kind == KindReceipt && !s.gone && s.to[0] == a && s.ticket <= o.line.next && !s.hadBy(a, now) {
-			list = append(list, s)
-		}
-	}
-	slices.SortFunc(list, func(a, b *shipment) int { return cmp.Compare(a.ticket, b.ticket) })
 	return list
 }
 
@@ -394,11 +359,8 @@ func (o *nodeOutbox) answered(a identity.AccountID, items []directItem, errs []*
 func (o *nodeOutbox) unreached(a identity.AccountID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, e := range o.handles {
-		if !e.only || !e.sealed || e.state != StateQueued {
-			continue
-		}
-		if i, ok := slices.BinarySearch(e.to, a); ok && e.recipients[i].state == "" {
+	for s := range o.due.onlyTo(a) {
+		if e := s.entry; e != nil && e.state == StateQueued {
 			o.setState(e, StateQueued, CodeUnreachable)
 		}
 	}

@@ -201,11 +201,11 @@ func (p *directAccount) refill() {
 	d, o := p.d, p.d.n.outbox
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	list := o.undelivered(p.account)
-	if len(list) > maxDirectItems {
-		if only := slices.DeleteFunc(slices.Clone(list), func(s *shipment) bool { return !s.only }); len(only) > 0 {
-			list = only
-		}
+	only, carried := o.due.first(p.account, maxDirectItems+1, time.Now())
+	list := only
+	if len(only) == 0 || len(only)+len(carried) <= maxDirectItems {
+		list = slices.Concat(only, carried)
+		slices.SortFunc(list, func(a, b *shipment) int { return cmp.Compare(a.ticket, b.ticket) })
 	}
 	behind := len(list) > maxDirectItems
 	switch {

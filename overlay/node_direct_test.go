@@ -88,6 +88,42 @@ func TestDirectOnly(t *testing.T) {
 	})
 }
 
+// TestDirectOnlyEpochs: an epoch that no pillar gets, in which nothing waits, is off
+// the disk with the next start; one in which something does is not.
+func TestDirectOnlyEpochs(t *testing.T) {
+	directBubble(t, 1, func(t *testing.T, r *directRig) {
+		home, bobHome := newNodeHome(t, r.net), newNodeHome(t, r.net)
+		alice, bob := r.node(home, withDirect("only")), r.node(bobHome, withDirect("only"))
+		befriend(t, alice, bob)
+		kept := func() (n int) {
+			if err := home.table.Scan([]byte("hio/"), nil, func([]byte, []byte) bool { n++; return true }); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		alice.send(overlay.StateDelivered, "one", bob.id())
+		alice.stop()
+		if n := kept(); n != 1 {
+			t.Fatalf("%d epochs are on the disk", n)
+		}
+		alice = r.node(home, withDirect("only"))
+		until(t, "no epoch on the disk", func() bool { return kept() == 0 })
+		bob.stop()
+		late := alice.post("two", bob.id())
+		for range 2 {
+			alice.stop()
+			alice = r.node(home, withDirect("only"))
+			time.Sleep(time.Minute)
+			if n := kept(); n != 1 {
+				t.Fatalf("%d epochs are on the disk, and a message waits", n)
+			}
+		}
+		bob = r.node(bobHome, withDirect("only"))
+		alice.wait(late.Handle, overlay.StateDelivered)
+		bob.only("two")
+	})
+}
+
 // TestDirectOnlyReceipts: a node with --direct only answers what came by a pillar
 // by a pillar, and what came directly directly.
 func TestDirectOnlyReceipts(t *testing.T) {

@@ -32,6 +32,7 @@ type nodeEpochs struct {
 // no pillar gets is sealed in an epoch that none gets.
 type epochSet struct {
 	mu         sync.Mutex
+	evicted    bool             // guarded by mu; it is no more among the sets
 	current    *liveEpoch       // guarded by mu; nil: none
 	policy     seal.EpochPolicy // guarded by mu
 	generation uint64           // guarded by mu; of the directory, when current was last checked
@@ -70,8 +71,7 @@ func (p *nodeEpochs) of(to []identity.AccountID, only bool, lasts uint64) (*live
 	if lasts > 0 {
 		name += "lasting"
 	}
-	set := p.set(name)
-	set.mu.Lock()
+	set := p.lock(name)
 	defer set.mu.Unlock()
 	now := p.n.now()
 	generation := p.n.dir.generation()
@@ -117,15 +117,32 @@ func (p *nodeEpochs) of(to []identity.AccountID, only bool, lasts uint64) (*live
 	return live, nil
 }
 
-// set returns the set of that name, made if need be.
-func (p *nodeEpochs) set(name string) *epochSet {
+// lock returns the set of that name, made if need be, with its mu held.
+func (p *nodeEpochs) lock(name string) *epochSet {
+	for {
+		set, evicted := p.set(name)
+		for _, other := range evicted {
+			p.evict(other)
+		}
+		set.mu.Lock()
+		if !set.evicted {
+			return set
+		}
+		set.mu.Unlock() // a moment ago: there is another one
+	}
+}
+
+// set returns the set of that name, made if need be, and those that had to give
+// way to it.
+func (p *nodeEpochs) set(name string) (set *epochSet, evicted []*epochSet) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.sets[name]
 	if s == nil {
 		if len(p.sets) >= maxEpochs {
-			for other := range p.sets { // any: the next message makes a new epoch
+			for other, set := range p.sets { // any: the next message makes a new epoch
 				delete(p.sets, other)
+				evicted = append(evicted, set)
 				if len(p.sets) < maxEpochs*7/8 {
 					break
 				}
@@ -134,7 +151,17 @@ func (p *nodeEpochs) set(name string) *epochSet {
 		s = &epochSet{}
 		p.sets[name] = s
 	}
-	return s
+	return s, evicted
+}
+
+// evict ends a set that is no more among the sets.
+func (p *nodeEpochs) evict(set *epochSet) {
+	set.mu.Lock()
+	defer set.mu.Unlock()
+	set.evicted = true
+	if set.current != nil {
+		p.end(set)
+	}
 }
 
 // end erases the set's epoch. set.mu is held.

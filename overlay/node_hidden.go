@@ -93,6 +93,9 @@ func (o *nodeOutbox) drop(s *shipment) {
 		return
 	}
 	s.gone, s.raw = true, nil
+	for _, a := range s.to {
+		o.due.ended(a)
+	}
 	if s.entry != nil {
 		return
 	}

@@ -37,6 +37,7 @@ type nodeOutbox struct {
 	counts   OutboxCounts                        // guarded by mu
 	seqs     map[identity.AccountID]*outSequence // guarded by mu
 	line     shipLine                            // guarded by mu; what goes out, in order
+	due      dueLists                            // guarded by mu; what goes to devices, unless nothing does
 	active   *nodeSession                        // guarded by mu
 	byDot    map[LogID][]*shipment               // guarded by mu; ascending; waiting for copies
 	dirty    map[uint64]*outEntry                // guarded by mu; changed and not staged
@@ -83,7 +84,7 @@ func newNodeOutbox(n *Node) *nodeOutbox {
 	o := &nodeOutbox{n: n, wake: make(chan struct{}, 1), retry: make(chan struct{}, 1),
 		handles: map[Handle]*outEntry{}, ids: map[RecordID]*outEntry{}, clients: map[string]*outEntry{},
 		unsealed: map[uint64]*outEntry{}, parked: map[identity.AccountID]*parking{}, byEpoch: map[seal.EpochID]*shipment{}, hidden: map[RecordID]*shipment{},
-		seqs: map[identity.AccountID]*outSequence{}, line: newShipLine(), byDot: map[LogID][]*shipment{},
+		seqs: map[identity.AccountID]*outSequence{}, line: newShipLine(), due: dueLists{}, byDot: map[LogID][]*shipment{},
 		dirty: map[uint64]*outEntry{}}
 	o.line.out = o.out
 	return o

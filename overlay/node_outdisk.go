@@ -198,6 +198,7 @@ func (o *nodeOutbox) load() error {
 	}
 	for _, s := range slices.SortedFunc(maps.Values(o.hidden), func(a, b *shipment) int { return int(a.kind) - int(b.kind) }) {
 		s.ticket = o.line.ticket()
+		o.owe(s)
 		if !s.only {
 			s.state = shipReady
 			o.line.ready = append(o.line.ready, s)
@@ -225,12 +226,18 @@ func (o *nodeOutbox) load() error {
 		e.ship = &shipment{id: e.id, kind: KindMessage, entry: e, to: e.to, only: e.only, epoch: e.epoch, concern: e.concern,
 			expires: e.expires, stored: e.state != StateQueued, copies: e.copies, done: e.state == StateReplicated}
 		e.ship.ticket = o.line.ticket()
+		o.owe(e.ship)
 		if !e.ship.done && !e.only {
 			e.ship.state = shipReady
 			o.line.ready = append(o.line.ready, e.ship)
 		}
 	}
 	o.line.next = o.line.tickets
+	for _, s := range o.hidden { // epochs of an earlier run in which nothing waits
+		if s.kind == KindEpoch {
+			o.release(s)
+		}
+	}
 	return nil
 }
 

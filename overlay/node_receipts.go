@@ -261,6 +261,9 @@ func (o *nodeOutbox) onReceipt(author identity.AccountID, lines []ReceiptLine) {
 		default:
 			continue
 		}
+		if r.state != "" {
+			o.due.ended(author)
+		}
 		o.touch(e)
 		o.conclude(e)
 	}

@@ -104,7 +104,10 @@ func (l *shipLine) call(ticket uint64, s *shipment) {
 }
 
 // out sends a record the way beside the pillars. o.mu is held.
-func (o *nodeOutbox) out(s *shipment) { o.n.direct.offer(s) }
+func (o *nodeOutbox) out(s *shipment) {
+	o.owe(s)
+	o.n.direct.offer(s)
+}
 
 // call is shipLine.call with what belongs to it.
 func (o *nodeOutbox) call(ticket uint64, s *shipment) {

@@ -20,10 +20,17 @@ import (
 const (
 	// locateWindow is how long a question is open.
 	locateWindow = 2 * time.Second
-	// maxQuestions of nodes are open at once, and as many of other pillars, of one
-	// of them at most maxQuestionsOf.
-	maxQuestions   = 1024
-	maxQuestionsOf = 256
+	// maxQuestions of nodes are open at once, of one account and of one part of the
+	// internet at most these shares of them. Accounts that have fewer than fewQuestions
+	// open may bring it to twice as many, in all and of one part. And
+	// maxPillarQuestions of other pillars, of one of them maxQuestionsOf: all that it
+	// may ask in locateWindow.
+	maxQuestions       = 4096
+	fewQuestions       = 4
+	accountQuestions   = maxQuestions / 32
+	sourceQuestions    = maxQuestions / 4
+	maxPillarQuestions = 4096
+	maxQuestionsOf     = LocateBurst + LocateRate*int(locateWindow/time.Second)
 	// maxPresences is how many answers one question gets.
 	maxPresences = 8 * MaxDevices
 	// asksBurst and asksRate bound what a session asks; askedBurst and askedRate
@@ -34,36 +41,46 @@ const (
 
 var errQuestions = &Error{Code: CodeBusy, Text: "too many questions where devices are wait for an answer", Retry: locateWindow}
 
+var errShare = &Error{Code: CodeQuota, Text: "more is asked where devices are than the other pillars may be, much of it by this account or near it", Retry: locateWindow}
+
 // questions are those that are open.
 type questions struct {
 	wake chan struct{} // capacity 1: queue was empty
 
-	mu     sync.Mutex
-	number uint64                    // guarded by mu
-	open   map[uint64]*question      // guarded by mu; by number
-	queue  []*question               // guarded by mu; open ones, the oldest first
-	nodes  int                       // guarded by mu; open ones of nodes
-	of     map[identity.PillarID]int // guarded by mu; of other pillars, by which
+	mu       sync.Mutex
+	number   uint64                     // guarded by mu
+	open     map[uint64]*question       // guarded by mu; by number
+	queue    []*question                // guarded by mu; open ones, the oldest first
+	nodes    int                        // guarded by mu; open ones of nodes
+	accounts map[identity.AccountID]int // guarded by mu; of these, by whose
+	sources  map[string]int             // guarded by mu; and by where it is, as far as that is known
+	of       map[identity.PillarID]int  // guarded by mu; open ones of other pillars, by which
+	onward   Tokens                     // guarded by mu; of questions to the other pillars
+	line     askLine                    // guarded by mu; those that wait for it
 }
 
 // question is a Locate that was passed on.
 type question struct {
-	n      uint64            // as devices know it
-	from   identity.PillarID // who passed it on; "": a node of this pillar asks
-	target identity.AccountID
-	asker  identity.DeviceID
-	until  time.Time
-	answer func(*Located) // must not block
+	n       uint64             // as devices know it
+	from    identity.PillarID  // who passed it on; "": a node of this pillar asks
+	account identity.AccountID // of that node
+	source  string             // and the part of the internet where it is, see sourceOf
+	target  identity.AccountID
+	asker   identity.DeviceID
+	until   time.Time
+	answer  func(*Located) // must not block
 
 	// Guarded by questions.mu:
-	waits map[identity.DeviceID]bool // devices asked here that have not answered
-	left  int                        // answers it may still get
-	stop  func()                     // no pillar is to answer any more; nil: none was asked
+	waits   map[identity.DeviceID]bool // devices asked here that have not answered
+	left    int                        // answers it may still get
+	stop    func()                     // no pillar is to answer any more; nil: none was asked
+	refused bool                       // its last word is said
 }
 
 func (t *questions) init() {
 	t.wake = make(chan struct{}, 1)
 	t.open, t.of = map[uint64]*question{}, map[identity.PillarID]int{}
+	t.accounts, t.sources = map[identity.AccountID]int{}, map[string]int{}
 }
 
 // add numbers q and opens it, unless too many are.
@@ -71,12 +88,18 @@ func (t *questions) add(q *question) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if q.from == "" {
-		if t.nodes >= maxQuestions {
+		most, ofSource := maxQuestions, sourceQuestions
+		if t.accounts[q.account] < fewQuestions {
+			most, ofSource = 2*most, 2*ofSource
+		}
+		if t.nodes >= most || t.accounts[q.account] >= accountQuestions || q.source != "" && t.sources[q.source] >= ofSource {
 			return false
 		}
 		t.nodes++
+		t.accounts[q.account]++
+		t.sources[q.source]++
 	} else {
-		if t.of[q.from] >= maxQuestionsOf || len(t.open)-t.nodes >= maxQuestions {
+		if t.of[q.from] >= maxQuestionsOf || len(t.open)-t.nodes >= maxPillarQuestions {
 			return false
 		}
 		t.of[q.from]++
@@ -89,6 +112,59 @@ func (t *questions) add(q *question) bool {
 		wakeUp(t.wake)
 	}
 	return true
+}
+
+// mayAsk reports whether the other pillars may be asked q now. If not, it waits for
+// its turn; then dropped is the question that does not any more, or nil.
+func (t *questions) mayAsk(q *question, m *Locate) (now bool, dropped *question) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.line.waiting == 0 && t.onward.Take(time.Now(), LocateBurst, LocateRate) == 0 {
+		return true, nil
+	}
+	if t.line.waiting == 0 {
+		wakeUp(t.wake)
+	}
+	return false, t.line.push(waitingAsk{q, m})
+}
+
+// turn takes the next question that waits for the other pillars to be asked, or
+// returns when it may be; zero if none waits.
+func (t *questions) turn(now time.Time) (w waitingAsk, ok bool, next time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.line.waiting > 0 {
+		if wait := t.onward.Take(now, LocateBurst, LocateRate); wait > 0 {
+			return w, false, now.Add(wait)
+		}
+		for !ok && t.line.waiting > 0 {
+			w, _ = t.line.pop()
+			ok = t.open[w.q.n] == w.q // else it was over before its turn
+		}
+		if ok {
+			return w, true, time.Time{}
+		}
+	}
+	return w, false, time.Time{}
+}
+
+// refuse reports whether q, which is open, is to be refused now: its last word is
+// said by whoever asked. It takes its room until its time is over.
+func (t *questions) refuse(q *question) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.open[q.n] != q || q.refused {
+		return false
+	}
+	q.refused = true
+	return true
+}
+
+// lessOne counts one less for k, and forgets who has none.
+func lessOne[K comparable](of map[K]int, k K) {
+	if of[k]--; of[k] == 0 {
+		delete(of, k)
+	}
 }
 
 // asks notes what devices q was passed on to.
@@ -125,10 +201,14 @@ func (t *questions) due(now time.Time) (over []*question, next time.Time) {
 		delete(t.open, q.n)
 		if q.from == "" {
 			t.nodes--
-		} else if t.of[q.from]--; t.of[q.from] == 0 {
-			delete(t.of, q.from)
+			lessOne(t.accounts, q.account)
+			lessOne(t.sources, q.source)
+		} else {
+			lessOne(t.of, q.from)
 		}
-		over = append(over, q)
+		if !q.refused {
+			over = append(over, q)
+		}
 	}
 	if len(t.queue) == 0 {
 		t.queue = nil // gives the array back
@@ -177,6 +257,17 @@ func (p *Pillar) questionLoop(ctx context.Context) {
 				q.answer(&Located{})
 			}
 		}
+		for {
+			w, ok, turn := p.questions.turn(time.Now())
+			if ok {
+				p.askOthers(w.q, w.m)
+				continue
+			}
+			if !turn.IsZero() && (next.IsZero() || turn.Before(next)) {
+				next = turn
+			}
+			break
+		}
 		wait := locateWindow
 		if !next.IsZero() {
 			wait = time.Until(next)
@@ -206,7 +297,7 @@ func (s *pillarSession) locate(m *Locate) *Error {
 		s.send(&Located{N: m.N, Err: &Error{Code: CodeQuota, Text: "this device asks where others are too often", Retry: max(wait, time.Millisecond)}})
 		return nil
 	}
-	q := &question{target: m.Target, asker: s.cert.Device, answer: func(a *Located) {
+	q := &question{account: s.account, source: s.source, target: m.Target, asker: s.cert.Device, answer: func(a *Located) {
 		a.N = m.N
 		s.send(a)
 	}}
@@ -216,9 +307,24 @@ func (s *pillarSession) locate(m *Locate) *Error {
 		return nil
 	}
 	p.metrics.questions.WithLabelValues("node", "taken").Inc()
-	p.questions.endsWith(q, p.others.Locate(m, func(presence Presence) { p.passBack(q, presence) }))
 	p.passOn(q, m)
+	now, dropped := p.questions.mayAsk(q, m)
+	if now {
+		p.askOthers(q, m)
+	}
+	if dropped != nil {
+		p.metrics.questions.WithLabelValues("node", "share").Inc()
+		// Where a device of the target is here, that has to do.
+		if !p.serves(dropped.target) && p.questions.refuse(dropped) {
+			dropped.answer(&Located{Err: errShare})
+		}
+	}
 	return nil
+}
+
+// askOthers passes a node's question on to the other pillars.
+func (p *Pillar) askOthers(q *question, m *Locate) {
+	p.questions.endsWith(q, p.others.Locate(m, func(presence Presence) { p.passBack(q, presence) }))
 }
 
 // LocateHere passes a question that another pillar passed on to the devices of
@@ -226,10 +332,7 @@ func (s *pillarSession) locate(m *Locate) *Error {
 // what each of them says; it must not block. Nothing comes if there is none, or
 // none wants to be found, or too much is asked.
 func (p *Pillar) LocateHere(from identity.PillarID, m *Locate, answer func(Presence)) {
-	p.mu.Lock()
-	here := len(p.live[m.Target]) > 0
-	p.mu.Unlock()
-	if !here {
+	if !p.serves(m.Target) {
 		p.metrics.questions.WithLabelValues("pillar", string(CodeNotFound)).Inc()
 		return
 	}
@@ -249,6 +352,13 @@ func (p *Pillar) LocateHere(from identity.PillarID, m *Locate, answer func(Prese
 	}
 	p.metrics.questions.WithLabelValues("pillar", "taken").Inc()
 	p.passOn(q, m)
+}
+
+// serves reports whether a device of the account is connected here.
+func (p *Pillar) serves(a identity.AccountID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.live[a]) > 0
 }
 
 // passOn asks the target's sessions here, as far as each may be asked more.

@@ -1,6 +1,7 @@
 package overlay_test
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/obelisk-network/obelisk/identity"
 	"github.com/obelisk-network/obelisk/overlay"
+	"github.com/obelisk-network/obelisk/overlay/memnet"
 )
 
 // question is the device's, where target is.
@@ -195,6 +197,90 @@ func TestPillarLocateLimits(t *testing.T) {
 	})
 }
 
+// askedBy is a Locator that counts who asks.
+type askedBy struct {
+	overlay.NoMesh
+	mu    sync.Mutex
+	by    map[identity.DeviceID]int // guarded by mu
+	total int                       // guarded by mu
+}
+
+func (c *askedBy) Locate(q *overlay.Locate, _ func(overlay.Presence)) (stop func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.by[q.Device()]++
+	c.total++
+	return func() {}
+}
+
+// TestPillarLocateIsFair: sixteen strangers that ask as fast as they may, where
+// somebody is who is elsewhere or here, leave room for one that asks now and then.
+func TestPillarLocateIsFair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		others := &askedBy{by: make(map[identity.DeviceID]int)}
+		rig := &pillarRig{testNetwork: newTestNetwork(t), net: memnet.New(), store: newWatchedStore(), others: others}
+		rig.start(nil, identity.NewPillarKey(), func(c *overlay.PillarConfig) { c.Registerer = reg })
+		begun := time.Now()
+		bob, elsewhere := rig.device(nil).session(), rig.device(nil)
+		const strangers, each = 16, 64
+		var greedy []*testClient
+		for i := range strangers {
+			c := rig.device(nil).session()
+			for n := range uint64(each) {
+				if i%4 > 0 {
+					c.send(c.question(n+1, elsewhere.id()))
+				} else {
+					c.send(c.question(n+1, bob.id()))
+				}
+			}
+			greedy = append(greedy, c)
+		}
+		synctest.Wait()
+		if n := counter(t, reg, "obelisk_overlay_locate_questions_total", "node", "taken"); n != strangers*each {
+			t.Fatalf("%v questions taken", n)
+		}
+		if n := counter(t, reg, "obelisk_overlay_locate_questions_total", "node", "share"); n < strangers*each-overlay.LocateBurst-256-overlay.LocateRate {
+			t.Errorf("%v questions are not to be passed on", n)
+		}
+		friend := rig.device(nil).session()
+		for n := range uint64(3) {
+			friend.send(friend.question(n+1, elsewhere.id()))
+		}
+		for range 3 {
+			if l := expect[*overlay.Located](friend); l.Err != nil {
+				t.Errorf("the friend is refused: %v", l.Err)
+			}
+		}
+		for i, c := range greedy {
+			refused := 0
+			for range each {
+				l := expect[*overlay.Located](c)
+				if l.Err == nil {
+					continue
+				}
+				if refused++; l.Err.Code != overlay.CodeQuota || l.Err.Retry < time.Second {
+					t.Fatalf("refused with %+v", l.Err)
+				}
+			}
+			if i%4 == 0 && refused > 0 {
+				t.Errorf("%d questions for an account that is here are refused", refused)
+			}
+		}
+		others.mu.Lock()
+		defer others.mu.Unlock()
+		if n := others.by[friend.key.ID()]; n != 3 {
+			t.Errorf("others were asked %d of the friend's 3 questions", n)
+		}
+		if most := overlay.LocateBurst + overlay.LocateRate*(1+int(time.Since(begun)/time.Second)); others.total > most {
+			t.Errorf("others were asked %d questions, want at most %d", others.total, most)
+		}
+		if others.total < overlay.LocateBurst || len(others.by) != strangers+1 {
+			t.Errorf("others were asked %d questions of %d devices", others.total, len(others.by))
+		}
+	})
+}
+
 // TestPillarLocateHere: what another pillar passes on is bounded for each pillar,
 // and nothing that has no valid certificate reaches a device.
 func TestPillarLocateHere(t *testing.T) {
@@ -228,14 +314,14 @@ func TestPillarLocateHere(t *testing.T) {
 				t.Errorf("%v questions %s, want %v", n, result, want)
 			}
 		}
-		for n := range uint64(300) {
+		for n := range uint64(600) {
 			rig.pillar.LocateHere(from, alice.question(10+n, bob.id()), func(overlay.Presence) {})
 		}
-		if n := counter(t, reg, questions, "pillar", "busy"); n != 300+1-256 {
-			t.Errorf("%v of one pillar's questions are too many, want %d", n, 300+1-256)
+		if n := counter(t, reg, questions, "pillar", "busy"); n != 600+1-512 {
+			t.Errorf("%v of one pillar's questions are too many, want %d", n, 600+1-512)
 		}
 		rig.pillar.LocateHere(other, alice.question(400, bob.id()), func(overlay.Presence) {})
-		if n := counter(t, reg, questions, "pillar", "taken"); n != 256+1 {
+		if n := counter(t, reg, questions, "pillar", "taken"); n != 512+1 {
 			t.Errorf("%v questions taken: another pillar has room of its own", n)
 		}
 	})

@@ -138,6 +138,11 @@ func (o *opening) mendTables() (gone int) {
 
 // start opens the database.
 func (o *opening) start() (*engine, error) {
+	if tmp := o.fs.PathJoin(o.dir, mendName); o.mend {
+		if _, err := o.fs.Stat(tmp); err == nil {
+			_ = o.fs.Remove(tmp) // of a run that ended meanwhile; only its room matters
+		}
+	}
 	db, g, err := o.guarded()
 	if err != nil && dropBallast(o.fs, o.dir, err) {
 		o.log.Warn("the disk is full: the room kept for that is used to open the store", "dir", o.dir, "bytes", ballastSize(o.memory))

@@ -6,8 +6,10 @@ import (
 	"io"
 	iofs "io/fs"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -177,6 +179,30 @@ func (g *guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	g.enter()
 	f, err := g.FS.Create(name, c)
 	return g.file("create", name, f, err)
+}
+
+// Open implements vfs.FS. A sector that the disk cannot read is as good as one with
+// other bytes than were written: the checksum of the block that it is in says so, and
+// the table is mended, see mend.go. As an error it would be one of the whole store.
+func (g *guard) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := g.FS.Open(name, opts...)
+	if err != nil || !strings.HasSuffix(name, ".sst") {
+		return f, err
+	}
+	return readFile{f}, nil
+}
+
+// readFile is a table that is read.
+type readFile struct{ vfs.File }
+
+// ReadAt implements vfs.File.
+func (f readFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	if errors.Is(err, syscall.EIO) {
+		clear(p)
+		return len(p), nil
+	}
+	return n, err
 }
 
 // OpenReadWrite implements vfs.FS.

@@ -10,6 +10,7 @@ import (
 	iofs "io/fs"
 	"log/slog"
 	"math/big"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -138,6 +139,9 @@ const maxFooter = 128
 // [type, checksum 4 bytes little-endian].
 func (f *checked) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.File.ReadAt(p, off)
+	if errors.Is(err, syscall.EIO) {
+		return 0, errBlock
+	}
 	if err != nil || len(p) < 5 || off+int64(n) > f.footer {
 		return n, err
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -416,4 +417,78 @@ func TestRotAnywhere(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d did not open", lost, rounds)
+}
+
+// badSector is a file system in which a part of one file cannot be read.
+type badSector struct {
+	vfs.FS
+	path     string
+	from, to int64
+}
+
+func (b *badSector) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := b.FS.Open(name, opts...)
+	if err != nil || name != b.path {
+		return f, err
+	}
+	return badSectorFile{f, b}, nil
+}
+
+// Rename implements vfs.FS: the file is written elsewhere then.
+func (b *badSector) Rename(from, to string) error {
+	if to == b.path {
+		b.from, b.to = 0, 0
+	}
+	return b.FS.Rename(from, to)
+}
+
+type badSectorFile struct {
+	vfs.File
+	b *badSector
+}
+
+func (f badSectorFile) ReadAt(p []byte, off int64) (int, error) {
+	if off < f.b.to && f.b.from < off+int64(len(p)) {
+		return 0, &os.PathError{Op: "read", Path: f.b.path, Err: syscall.EIO}
+	}
+	return f.File.ReadAt(p, off)
+}
+
+// TestBadSector: a sector that the disk cannot read is as one with other bytes.
+func TestBadSector(t *testing.T) {
+	const n = 500
+	dir := t.TempDir()
+	var as []overlay.Arrival
+	var refs []overlay.Ref
+	for i := range n {
+		as = append(as, storetest.Arrival(i, 0, 400, storetest.Box(i%3)))
+		refs = append(refs, overlay.Ref{ID: as[i].ID, Day: overlay.DayOf(as[i].Expires)})
+	}
+	p := openPebble(t, dir, nil)
+	if _, err := p.Commit(&overlay.Commit{Records: as}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := tables(t, dir, true)[0]
+	l := layout(t, path)
+	at := int64(l.Data[len(l.Data)/3].Offset) + 100
+	p = openPebble(t, dir, &badSector{FS: vfs.Default, path: path, from: at, to: at + 512})
+	defer p.Close()
+	read := func() (whole int, err error) {
+		v := p.View()
+		defer v.Close()
+		err = v.Get(refs, func(int, overlay.StoredRecord) bool { whole++; return true })
+		return whole, err
+	}
+	if _, err := read(); !errors.Is(err, overlay.ErrStoreDamaged) {
+		t.Fatalf("read: %v", err)
+	}
+	if gone, err := p.Mend(); gone != 1 || err != nil {
+		t.Fatal(gone, err)
+	}
+	if whole, err := read(); err != nil || whole == n || whole < n-60 {
+		t.Errorf("%d of %d records, %v", whole, n, err)
+	}
 }
