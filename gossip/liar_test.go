@@ -1,8 +1,11 @@
 package gossip_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"testing"
 	"testing/synctest"
@@ -74,7 +77,7 @@ func (l *liar) greet(p *pillar, credential []byte, network identity.NetworkID, r
 		return nil, err
 	}
 	say(s, &overlay.Hello{Role: role, Formats: 1, Network: network, Time: uint64(time.Now().UnixMilli()), Credential: credential})
-	msg, err := overlay.NewFrameReader(s).Next()
+	msg, err := one(s)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +88,20 @@ func (l *liar) greet(p *pillar, credential []byte, network identity.NetworkID, r
 		return nil, errors.New("no Hello")
 	}
 	return s, nil
+}
+
+// one reads one message and nothing of what comes behind it, which a FrameReader
+// reads ahead.
+func one(s overlay.Stream) (overlay.Message, error) {
+	frame := make([]byte, 4)
+	if _, err := io.ReadFull(s, frame); err != nil {
+		return nil, err
+	}
+	frame = append(frame, make([]byte, min(binary.BigEndian.Uint32(frame), 1<<20))...)
+	if _, err := io.ReadFull(s, frame[4:]); err != nil {
+		return nil, err
+	}
+	return overlay.NewFrameReader(bytes.NewReader(frame)).Next()
 }
 
 func say(s overlay.Stream, msgs ...overlay.Message) {

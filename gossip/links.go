@@ -112,7 +112,7 @@ func (m *Mesh) askLinks(ctx context.Context) *overlay.LinkMap {
 					l.Through = ""
 				}
 			}
-			reports[i].Answered, reports[i].Links = true, slices.Clip(links) // nobody else writes to i
+			reports[i].Answered, reports[i].Links = true, slices.Clone(links) // nobody else writes to i; a long list is let go
 		})
 	}
 	work.Wait()
