@@ -58,7 +58,7 @@ func TestKeptHeadsSurviveACrash(t *testing.T) {
 		until(t, 10*time.Second, "meshed", func() bool { return meshed(a, b) })
 		time.Sleep(time.Until(time.Now().Truncate(5 * time.Second).Add(5*time.Second + time.Millisecond))) // heads were just written
 		var end overlay.Position
-		for range 8 {
+		for range 5 {
 			end = a.submit(gossip.HeadEvery / 2)
 		}
 		until(t, time.Second, "the log", func() bool { return b.held(end.Log).Position == end })
