@@ -112,7 +112,7 @@ func TestRevokedPillar(t *testing.T) {
 	if err := two.Close(); err != nil {
 		t.Fatal(err)
 	}
-	cfg := obelisk.PillarConfig{Dir: filepath.Join(dir, "pillar"), NetworkKey: n.key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Memory: 16 << 20}
+	cfg := obelisk.PillarConfig{Dir: filepath.Join(dir, "pillar"), NetworkKey: n.key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Memory: 16 << 20, StoreLimit: 1 << 30}
 	if p, err := obelisk.OpenPillar(n.ctx, cfg); overlay.CodeOf(err) != overlay.CodeNotAdmitted {
 		t.Errorf("it starts again: %v", err)
 		p.Close()

@@ -17,7 +17,7 @@ func startPillar(ctx context.Context, dir string) *obelisk.Pillar {
 	pillar, err := obelisk.OpenPillar(ctx, obelisk.PillarConfig{
 		Dir:    filepath.Join(dir, "pillar"),
 		Listen: []string{"/ip4/127.0.0.1/tcp/0"},
-		Memory: 16 << 20,
+		Memory: 16 << 20, StoreLimit: 1 << 30,
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -41,7 +41,7 @@ func ExampleOpenPillar() {
 	pillar, err := obelisk.OpenPillar(context.Background(), obelisk.PillarConfig{
 		Dir:    dir,
 		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"},
-		Memory: 16 << 20,
+		Memory: 16 << 20, StoreLimit: 1 << 30,
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -29,9 +29,6 @@ func (n *Node) HangUp(p PillarID) error { return n.current().host.Close(peer.ID(
 // HangUp drops the pillar's connections with another.
 func (p *Pillar) HangUp(q PillarID) error { return p.host.Close(peer.ID(q)) }
 
-// DiskSpace returns the free and total bytes of the disk that path is on.
-func DiskSpace(path string) (free, total uint64, err error) { return diskSpace(path) }
-
 // HeirOf is whom a pillar that leaves relies on.
 func HeirOf(pillars []overlay.PillarStatus) (PillarID, bool) { return heirOf(pillars) }
 

@@ -14,7 +14,7 @@ import (
 func (n *network) watched(dir, adminAddr string, join ...string) (*obelisk.Pillar, *admin.PillarClient) {
 	n.t.Helper()
 	p, err := obelisk.OpenPillar(n.ctx, obelisk.PillarConfig{Dir: filepath.Join(dir, "pillar"), NetworkKey: n.key, Join: join,
-		Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Memory: 16 << 20, Admin: adminAddr})
+		Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Memory: 16 << 20, StoreLimit: 1 << 30, Admin: adminAddr})
 	if err != nil {
 		n.t.Fatal(err)
 	}

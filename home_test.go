@@ -16,7 +16,7 @@ import (
 func (n *network) addHome(join string) *obelisk.Pillar {
 	n.t.Helper()
 	p, err := obelisk.OpenPillar(n.ctx, obelisk.PillarConfig{Dir: filepath.Join(n.t.TempDir(), "home"), NetworkKey: n.key, Join: []string{join},
-		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20, Home: true})
+		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20, StoreLimit: 1 << 30, Home: true})
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func TestMetricsDocumented(t *testing.T) {
 	forPillar, forNode := prometheus.NewRegistry(), prometheus.NewRegistry()
 	dir := t.TempDir()
 	p := openPillar(t, obelisk.PillarConfig{Dir: dir + "/pillar", NetworkKey: n.key, Registry: forPillar,
-		Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Memory: 16 << 20})
+		Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Memory: 16 << 20, StoreLimit: 1 << 30})
 	node, err := obelisk.OpenNode(n.ctx, obelisk.NodeConfig{Dir: dir + "/node", Join: []string{p.JoinLink()}, Registry: forNode})
 	if err != nil {
 		t.Fatal(err)

@@ -53,7 +53,7 @@ func (n *network) openPillar(dir string) *obelisk.Pillar {
 		join = []string{n.pillars[0].JoinLink()}
 	}
 	cfg := obelisk.PillarConfig{Dir: filepath.Join(dir, "pillar"), NetworkKey: n.key, Join: join,
-		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20, PerIP: n.perIP}
+		Listen: []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20, StoreLimit: 1 << 30, PerIP: n.perIP}
 	if n.closed {
 		cfg.Registration = obelisk.RegistrationClosed
 	}

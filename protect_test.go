@@ -43,12 +43,12 @@ func (g *protector) peers() []peer.ID {
 func TestProtected(t *testing.T) {
 	t.Parallel()
 	loopback := []string{"/ip4/127.0.0.1/tcp/0"}
-	one, err := OpenPillar(t.Context(), PillarConfig{Dir: filepath.Join(t.TempDir(), "one"), Listen: loopback, Memory: 16 << 20})
+	one, err := OpenPillar(t.Context(), PillarConfig{Dir: filepath.Join(t.TempDir(), "one"), Listen: loopback, Memory: 16 << 20, StoreLimit: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer one.Close()
-	two, err := OpenPillar(t.Context(), PillarConfig{Dir: filepath.Join(t.TempDir(), "two"), Listen: loopback, Memory: 16 << 20,
+	two, err := OpenPillar(t.Context(), PillarConfig{Dir: filepath.Join(t.TempDir(), "two"), Listen: loopback, Memory: 16 << 20, StoreLimit: 1 << 30,
 		Join: []string{one.JoinLink()}, NetworkKey: filepath.Join(one.dir.path, fileNetKey)})
 	if err != nil {
 		t.Fatal(err)

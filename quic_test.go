@@ -22,7 +22,7 @@ func TestMembersByDatagram(t *testing.T) {
 			join = []string{n.pillars[0].JoinLink()}
 		}
 		p, err := obelisk.OpenPillar(n.ctx, obelisk.PillarConfig{Dir: filepath.Join(t.TempDir(), "pillar"), NetworkKey: n.key, Join: join,
-			Listen: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20, Registry: registries[i]})
+			Listen: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}, Memory: 16 << 20, StoreLimit: 1 << 30, Registry: registries[i]})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,7 +26,11 @@ type Options struct {
 	// Memory is the budget of each pillar as --memory takes it; "": the binary's
 	// default.
 	Memory string
-	// NodeMemory is the same for nodes.
+	// StoreLimit is the largest store of each pillar as --store-limit takes it; "":
+	// the binary's default, with which a pillar refuses messages on a disk of which a
+	// tenth is free, whatever has filled it.
+	StoreLimit string
+	// NodeMemory is what Memory is, for nodes.
 	NodeMemory string
 	// LogLevel of all processes. Default info.
 	LogLevel string
@@ -227,6 +231,9 @@ func (n *Network) StartPillar(ctx context.Context, name string) (*Process, error
 	args = append(args, p.place.flags()...)
 	if n.opt.Memory != "" {
 		args = append(args, "--memory", n.opt.Memory)
+	}
+	if n.opt.StoreLimit != "" {
+		args = append(args, "--store-limit", n.opt.StoreLimit)
 	}
 	if first := n.first; first != p {
 		file, err := n.admit(ctx, p, first, args)

@@ -60,6 +60,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_DATA_HOME", filepath.Join(e.WorkDir, "share"))
 			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("OBELISK_STORE_LIMIT", "1GiB") // how full this machine's disk is matters not
 			// The race detector waits a second at every exit otherwise.
 			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			e.Values[processes] = map[string]*background{}

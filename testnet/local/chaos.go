@@ -79,7 +79,7 @@ func chaos(ctx context.Context, s *settings, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	n, err := testnet.Create(dir, s.binary, testnet.Options{Memory: memoryOf(s), NodeMemory: memoryOf(s)})
+	n, err := testnet.Create(dir, s.binary, testnet.Options{Memory: memoryOf(s), NodeMemory: memoryOf(s), StoreLimit: storeLimit})
 	if err != nil {
 		return err
 	}

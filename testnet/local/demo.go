@@ -49,7 +49,7 @@ func demo(ctx context.Context, s *settings, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	n, err := testnet.Create(dir, s.binary, testnet.Options{Memory: memoryOf(s), NodeMemory: memoryOf(s)})
+	n, err := testnet.Create(dir, s.binary, testnet.Options{Memory: memoryOf(s), NodeMemory: memoryOf(s), StoreLimit: storeLimit})
 	if err != nil {
 		return err
 	}

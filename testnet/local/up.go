@@ -82,7 +82,7 @@ func up(ctx context.Context, s *settings, out io.Writer) error {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	n, err := testnet.Create(s.dir, s.binary, testnet.Options{Memory: memoryOf(s), NodeMemory: memoryOf(s)})
+	n, err := testnet.Create(s.dir, s.binary, testnet.Options{Memory: memoryOf(s), NodeMemory: memoryOf(s), StoreLimit: storeLimit})
 	if err != nil {
 		return err
 	}
@@ -101,6 +101,10 @@ func up(ctx context.Context, s *settings, out io.Writer) error {
 	fmt.Fprintf(out, "Look:  testnet/run.sh status --dir %s\nEnd:   testnet/run.sh down --dir %s\n", n.Dir, n.Dir)
 	return nil
 }
+
+// storeLimit is each pillar's --store-limit: small, so that it works on a disk that
+// is nearly full of other things.
+const storeLimit = "4GiB"
 
 // memoryOf is the memory budget of each process: small, there may be many.
 func memoryOf(s *settings) string {

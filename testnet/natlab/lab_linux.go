@@ -82,7 +82,7 @@ func (l *Lab) build(ctx context.Context, binary string) error {
 	}
 	var err error
 	l.net, err = testnet.Create(l.Dir(), binary, testnet.Options{
-		Memory: "32MiB", NodeMemory: "32MiB", LogLevel: "debug", Place: l.place,
+		Memory: "32MiB", NodeMemory: "32MiB", StoreLimit: "1GiB", LogLevel: "debug", Place: l.place,
 	})
 	return err
 }
