@@ -37,6 +37,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	circuitclient "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	circuitproto "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
@@ -136,7 +137,7 @@ func New(cfg Config) (*Host, error) {
 		// The client's side, to dial and accept circuits, is added with a door.
 		libp2p.DisableRelay(),
 		libp2p.WithFxOption(fx.Invoke(func(h host.Host, u transport.Upgrader) error {
-			return circuitclient.AddTransport(stopHost{h, stops}, u)
+			return circuitclient.AddTransport(doorHost{h, circuitproto.ProtoIDv2Stop, stops.serve}, u)
 		})),
 		libp2p.WithDialTimeout(addrTimeout),
 		// A hundred failed dials, an outage of all known pillars, must not make the

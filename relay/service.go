@@ -13,7 +13,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/pb"
 	circuitproto "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	relayv2 "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
@@ -57,11 +56,8 @@ const (
 	refuseReserved  = "reservations" // no more of them, here or for its address
 )
 
-// hopRequestTimeout bounds the wait for a request, of at most maxHopMessage.
-const (
-	hopRequestTimeout = 15 * time.Second
-	maxHopMessage     = 4 << 10
-)
+// hopRequestTimeout bounds the wait for a request.
+const hopRequestTimeout = 15 * time.Second
 
 // relayService is the door, and what it accounts for.
 type relayService struct {
@@ -95,7 +91,7 @@ func newRelayService(h host.Host, cfg Config, m *metrics) (*relayService, error)
 		strangers: buckets[netip.Prefix]{burst: float64(l.StrangerBytes), rate: float64(l.StrangerRate), most: maxBudgets},
 		total:     buckets[struct{}]{burst: float64(l.TotalBytes), rate: float64(l.TotalRate), most: 1},
 	}
-	r, err := relayv2.New(hopHost{h, s}, relayv2.WithResources(l.resources()), relayv2.WithMetricsTracer(s))
+	r, err := relayv2.New(doorHost{h, circuitproto.ProtoIDv2Hop, s.serve}, relayv2.WithResources(l.resources()), relayv2.WithMetricsTracer(s))
 	if err != nil {
 		return nil, fmt.Errorf("relay service: %w", err)
 	}
@@ -111,40 +107,20 @@ func (h *Host) Circuits() int {
 	return int(h.service.open.Load())
 }
 
-// hopHost is the host that libp2p's relay sees: its handler comes after ours.
-type hopHost struct {
-	host.Host
-	door *relayService
-}
-
-func (h hopHost) SetStreamHandler(id protocol.ID, fn network.StreamHandler) {
-	if id == circuitproto.ProtoIDv2Hop {
-		next := fn
-		fn = func(s network.Stream) { h.door.serve(s, next) }
-	}
-	h.Host.SetStreamHandler(id, fn)
-}
-
 // serve takes one request and hands it on, or refuses it.
 func (d *relayService) serve(s network.Stream, next network.StreamHandler) {
 	from := s.Conn().RemotePeer()
-	if err := s.Scope().ReserveMemory(maxHopMessage, network.ReservationPriorityAlways); err != nil {
+	var msg pb.HopMessage
+	raw, err := readRequest(s, hopRequestTimeout, func(r *util.DelimitedReader) error { return r.ReadMsg(&msg) })
+	switch {
+	case errors.Is(err, errNoMemory):
 		_ = s.Reset()
 		return
-	}
-	var raw bytes.Buffer
-	var msg pb.HopMessage
-	_ = s.SetReadDeadline(time.Now().Add(hopRequestTimeout))
-	r := util.NewDelimitedReader(io.TeeReader(s, &raw), maxHopMessage)
-	err := r.ReadMsg(&msg)
-	r.Close()
-	s.Scope().ReleaseMemory(maxHopMessage)
-	if err != nil {
+	case err != nil:
 		d.refuse(s, pb.Status_MALFORMED_MESSAGE, refuseMalformed)
 		return
 	}
-	_ = s.SetReadDeadline(time.Time{})
-	hop := &hopStream{fronted: fronted{s, raw.Bytes()}}
+	hop := &hopStream{fronted: fronted{s, raw}}
 	switch msg.GetType() {
 	case pb.HopMessage_RESERVE:
 		if d.user(from).Class == RelayStranger {

@@ -2,16 +2,13 @@ package relay
 
 import (
 	"bytes"
-	"io"
+	"errors"
 	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/pb"
-	circuitproto "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/util"
 )
 
@@ -58,21 +55,6 @@ func newStopDoor(m *metrics) *stopDoor {
 	return &stopDoor{metrics: m, timeout: stopTimeout, open: make(map[peer.ID]int)}
 }
 
-// stopHost is the host that libp2p's circuit client sees: its handler comes after
-// ours.
-type stopHost struct {
-	host.Host
-	door *stopDoor
-}
-
-func (h stopHost) SetStreamHandler(id protocol.ID, fn network.StreamHandler) {
-	if id == circuitproto.ProtoIDv2Stop {
-		next := fn
-		fn = func(s network.Stream) { h.door.serve(s, next) }
-	}
-	h.Host.SetStreamHandler(id, fn)
-}
-
 // serve takes one offer and hands it on, or refuses it.
 func (d *stopDoor) serve(s network.Stream, next network.StreamHandler) {
 	relay := s.Conn().RemotePeer()
@@ -103,18 +85,11 @@ func (d *stopDoor) serve(s network.Stream, next network.StreamHandler) {
 
 // read takes a request; if outcome is not "", there was none.
 func (d *stopDoor) read(s network.Stream) (raw []byte, status pb.Status, outcome string) {
-	if err := s.Scope().ReserveMemory(maxHopMessage, network.ReservationPriorityAlways); err != nil {
-		return nil, pb.Status_RESOURCE_LIMIT_EXCEEDED, offerCrowd
-	}
-	defer s.Scope().ReleaseMemory(maxHopMessage)
-	var buf bytes.Buffer
 	var msg pb.StopMessage
-	_ = s.SetReadDeadline(time.Now().Add(d.timeout))
-	r := util.NewDelimitedReader(io.TeeReader(s, &buf), maxHopMessage)
-	err := r.ReadMsg(&msg)
-	r.Close()
-	_ = s.SetReadDeadline(time.Time{})
+	raw, err := readRequest(s, d.timeout, func(r *util.DelimitedReader) error { return r.ReadMsg(&msg) })
 	switch {
+	case errors.Is(err, errNoMemory):
+		return nil, pb.Status_RESOURCE_LIMIT_EXCEEDED, offerCrowd
 	case isTimeout(err):
 		return nil, pb.Status_MALFORMED_MESSAGE, offerStalled
 	case err != nil:
@@ -125,7 +100,7 @@ func (d *stopDoor) read(s network.Stream) (raw []byte, status pb.Status, outcome
 	if _, err := util.PeerToPeerInfoV2(msg.GetPeer()); err != nil {
 		return nil, pb.Status_MALFORMED_MESSAGE, offerMalformed
 	}
-	return buf.Bytes(), 0, ""
+	return raw, 0, ""
 }
 
 func (d *stopDoor) answer(s network.Stream, status pb.Status) error {
@@ -160,22 +135,6 @@ func (d *stopDoor) leave(relay peer.ID) {
 	if d.open[relay]--; d.open[relay] == 0 {
 		delete(d.open, relay)
 	}
-}
-
-// fronted is a stream of which something was read already, that is to be read
-// again.
-type fronted struct {
-	network.Stream
-	front []byte // as long as it is not read again
-}
-
-func (s *fronted) Read(b []byte) (int, error) {
-	if len(s.front) > 0 {
-		n := copy(b, s.front)
-		s.front = s.front[n:]
-		return n, nil
-	}
-	return s.Stream.Read(b)
 }
 
 // stopStream is a stop stream whose request was read and answered. libp2p's
