@@ -64,7 +64,8 @@ func (r *resyncResult) String() string {
 	row("wire", "%d bytes (%s)", r.WireBytes, wireSource)
 	if i := r.Inspect; i != nil {
 		row("diff", "%d differences named for %d bytes, %d round trips, in %.1f ms", i.Differences, i.Bytes, i.RoundTrips, i.TookMS)
-		row("reads", "slowest of %d: status %.1f ms, metrics %.1f ms, dashboard %.1f ms", readsTimed, i.StatusMS, i.MetricsMS, i.PageMS)
+		row("reads", "median and slowest of %d: status %.1f and %.1f ms, metrics %.1f and %.1f ms, dashboard %.1f and %.1f ms", readsTimed,
+			i.StatusMS.P50, i.StatusMS.P99, i.MetricsMS.P50, i.MetricsMS.P99, i.PageMS.P50, i.PageMS.P99)
 	}
 	w.Flush()
 	return b.String()
